@@ -1,0 +1,105 @@
+"""Greedy decoding of a batch whose instances have different questions and different soft prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from dpc.errors import UserError
+from dpc.lm import FrozenLM
+from dpc.types import Finish, Generation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One instance to decode: a question's token ids and the soft prompt before it, None for the bare model."""
+
+    question: Sequence[int]
+    soft_prompt: Float[Tensor, "prompt d"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.question) + (0 if self.soft_prompt is None else len(self.soft_prompt))
+
+
+def check_fits(lm: FrozenLM, request: Request, name: str) -> None:
+    """Raise ``UserError`` unless ``request``, called ``name`` in the message, leaves room for an answer."""
+    if not request.question:
+        raise UserError(f"{name}: the question has no tokens; expected some text")
+    if len(request) >= lm.context:
+        raise UserError(
+            f"{name}: {len(request)} tokens with the soft prompt, but the context of {lm.name} holds {lm.context} "
+            "and an answer must fit as well; shorten the question or leave the row out"
+        )
+
+
+def by_length(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
+    """Indices of ``requests`` in groups of at most ``size`` of similar length, so that little is padding."""
+    order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Tensor, "batch time d"], Tensor, Tensor]:
+    """``pad | prompt | question`` as embeddings, with attention mask and position ids ``[batch, time]``.
+
+    Padding stands before the soft prompt, never between it and the question: PEFT's own batched generation
+    puts it between, and computes other logits.
+    """
+    rows = []
+    for request in requests:
+        question = lm.embed(torch.tensor(list(request.question), device=lm.device))
+        prompt = request.soft_prompt
+        rows.append(question if prompt is None else torch.cat([prompt.to(question), question]))
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=lm.device)
+    for index, row in enumerate(rows):
+        embeds[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = 1
+    return embeds, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+@torch.no_grad()
+def greedy(lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int) -> list[Generation]:
+    """Decode ``requests`` as one batch, token for token as each would be alone.
+
+    A finished instance leaves the batch. Each stops at an end token, at ``max_new_tokens``, or where the context is
+    full. Raises ``UserError`` where a question leaves no room for an answer.
+    """
+    if not requests:
+        return []
+    for index, request in enumerate(requests):
+        check_fits(lm, request, f"question {index + 1} of the batch")
+    limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
+    written: list[list[int]] = [[] for _ in requests]
+    finish: list[Finish] = ["length"] * len(requests)
+    embeds, mask, positions = prefill_inputs(lm, requests)
+    cache = DynamicCache(config=lm.model.config)
+    logits = lm.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
+    active, position = list(range(len(requests))), positions[:, -1:]
+    while True:
+        tokens = logits.argmax(-1)
+        staying = []
+        for row, (index, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
+            if token in lm.end_ids:
+                finish[index] = "eos"
+                continue
+            written[index].append(token)
+            if len(written[index]) < limits[index]:
+                staying.append(row)
+        if not staying:
+            break
+        if len(staying) < len(active):
+            keep = torch.tensor(staying, device=lm.device)
+            cache.batch_select_indices(keep)
+            tokens, mask, position = tokens[keep], mask[keep], position[keep]
+            active = [active[row] for row in staying]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = position + 1
+        logits = lm.forward(input_ids=tokens[:, None], attention_mask=mask, position_ids=position, cache=cache)
+    return [Generation(tuple(ids), lm.decode(ids), end) for ids, end in zip(written, finish, strict=True)]

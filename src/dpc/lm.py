@@ -1,0 +1,200 @@
+"""``FrozenLM``: a causal language model that nobody trains, and the one place that knows transformers' models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from inspect import signature
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+from dpc.errors import UserError
+
+EMBEDDED = "zoo"
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenLM:
+    """A frozen model with its tokenizer. ``name`` is what the user typed; ``revision`` identifies the weights."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of one embedding vector."""
+        return self._embedding_shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input embedding matrix."""
+        return self._embedding_shape[0]
+
+    @property
+    def _embedding_shape(self) -> tuple[int, int]:
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[0], weight.shape[1]
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer blocks."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens, soft prompt included."""
+        return int(getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.model.dtype
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a generation."""
+        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = configured if configured is not None else self.tokenizer.eos_token_id
+        if ids is None:
+            return ()
+        return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a question, with the special tokens that the model expects at the start of a text."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        # Some tokenizers close every text with the end token: a question is not over.
+        return ids[:-1] if ids and ids[-1] in self.end_ids else ids
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of a text that continues a question: no special tokens."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
+        """Input embeddings of ``ids`` as the model itself computes them."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def forward(
+        self,
+        *,
+        attention_mask: Int[Tensor, "batch total"],
+        position_ids: Int[Tensor, "batch time"],
+        cache: Cache,
+        inputs_embeds: Float[Tensor, "batch time d"] | None = None,
+        input_ids: Int[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch vocab"]:
+        """Logits of the last position; extends ``cache``."""
+        output = self.model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def logits_at(
+        self, inputs_embeds: Float[Tensor, "batch time d"], positions: Int[Tensor, " kept"]
+    ) -> Float[Tensor, "batch kept vocab"]:
+        """Teacher-forced logits at some positions, in float32 or better; padding, if any, stands on the right.
+
+        Logits of whole sequences can outweigh the activations, and nearly every architecture can leave some out.
+        """
+        kept = positions.to(self.device)
+        if "logits_to_keep" in signature(self.model.forward).parameters:
+            logits = self.model(inputs_embeds=inputs_embeds, use_cache=False, logits_to_keep=kept).logits
+        else:
+            logits = self.model(inputs_embeds=inputs_embeds, use_cache=False).logits[:, kept]
+        precise: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return precise
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Identify weights by shape and leading values of every parameter, whatever type they were loaded in."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(json.dumps([name, list(parameter.shape)]).encode())
+        sample = parameter.detach().flatten()[:64].to("cpu", torch.bfloat16)
+        digest.update(sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def freeze(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> FrozenLM:
+    """Wrap a loaded model: evaluation mode, no parameter trainable. Raises ``UserError`` for no end token."""
+    model.eval().requires_grad_(False)
+    lm = FrozenLM(model, tokenizer, name, weights_fingerprint(model))
+    if not lm.end_ids:
+        raise UserError(
+            f"{name}: neither model nor tokenizer names an end token; set eos_token in its tokenizer config"
+        )
+    return lm
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such device; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} such devices; try --device cpu")
+    return device
+
+
+def load_lm(name: str, *, dtype: str = "auto", device: str = "auto") -> FrozenLM:
+    """Load a causal language model by hub id or local path; ``zoo`` is the model that ships in the package.
+
+    dtype: a torch type's name, or ``auto`` (the checkpoint's own on a GPU, float32 on a CPU).
+    device: as torch names it, or ``auto``. Raises ``UserError`` where there is no such model, type or device.
+    """
+    place = _device(device)
+    kind = ("auto" if place.type == "cuda" else torch.float32) if dtype == "auto" else _dtype(dtype)
+    if name == EMBEDDED:
+        with as_file(files("dpc.zoo") / "model") as path:
+            return _load(str(path), name, kind, place)
+    return _load(name, name, kind, place)
+
+
+def _dtype(name: str) -> torch.dtype:
+    known = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise UserError(f"--dtype {name}: expected one of auto, {', '.join(known)}")
+    return known[name]
+
+
+def _load(path: str, name: str, dtype: torch.dtype | str, device: torch.device) -> FrozenLM:
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"--model {name}: no config.json there; expected a folder in Hugging Face format, or a hub id")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map={"": device})
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a local folder, or a Hugging Face hub id"
+        ) from error
+    return freeze(model, tokenizer, name)

@@ -1,0 +1,39 @@
+"""One file a method, one protocol, one registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from dpc.errors import UserError
+
+if TYPE_CHECKING:
+    from dpc.methods.base import Method, Setup
+
+METHODS = {
+    "pretrained": "dpc.methods.pretrained:Pretrained",
+    "prompt_tuning": "dpc.methods.prompt_tuning:PromptTuning",
+    "dpc": "dpc.methods.dpc:DynamicPromptCorruption",
+}
+BASELINE = "prompt_tuning"
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raise ``UserError`` unless every name is a method and none is there twice."""
+    for name in names:
+        if name not in METHODS:
+            near = get_close_matches(name, METHODS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"--methods {name}: no such method; expected some of {', '.join(METHODS)}{hint}")
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--methods {','.join(names)}: expected one or more names, each once")
+
+
+def build_method(name: str, setup: Setup) -> Method:
+    """The method ``name``. Raises ``UserError`` for an unknown name, or where the setup lacks what it needs."""
+    check_methods([name])
+    module, attribute = METHODS[name].split(":")
+    method: Method = getattr(import_module(module), attribute).build(setup)
+    return method

@@ -1,0 +1,241 @@
+"""The stages of a run, each resumable on its own: tune, calibrate, evaluate, trace, and all of them in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dpc.engine import Request, by_length, greedy
+from dpc.errors import UserError
+from dpc.evaluate import Progress, calibrate_records, evaluate
+from dpc.files import read_json, write_json
+from dpc.lm import FrozenLM
+from dpc.methods import BASELINE, check_methods
+from dpc.methods.base import Setup
+from dpc.results import summarize
+from dpc.runs import RunDirectory, source_state, versions
+from dpc.settings import Settings
+from dpc.soft_prompt import SoftPrompt, load_adapter
+from dpc.tasks import Task, data_sha256
+from dpc.trigger import ALWAYS
+from dpc.tuning import TuningProgress, tune
+from dpc.types import Example, Record
+
+CALIBRATION = "calibration.json"
+Report = Callable[[str, Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Rows of one split of a task, and where they came from."""
+
+    task: Task
+    split: str
+    source: str
+    examples: tuple[Example, ...]
+
+    @classmethod
+    def load(cls, task: Task, split: str, source: str | None, limit: int | None = None) -> Data:
+        """Load the split, or its first ``limit`` rows."""
+        examples = task.load(split, source)
+        return cls(task, split, source or task.default_source, tuple(examples[:limit]))
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies these rows."""
+        return {
+            "task": self.task.name,
+            "split": self.split,
+            "source": self.source,
+            "rows": len(self.examples),
+            "sha256": data_sha256(self.examples),
+        }
+
+
+def describe_model(lm: FrozenLM) -> dict[str, Any]:
+    """What identifies a model."""
+    return {"name": lm.name, "revision": lm.revision, "dtype": str(lm.dtype).removeprefix("torch.")}
+
+
+def accuracy_of(lm: FrozenLM, data: Data, settings: Settings) -> Callable[[SoftPrompt], float]:
+    """A function that measures the share of ``data`` a soft prompt answers, for choosing the best while tuning."""
+    questions = [lm.encode(data.task.prompt(example)) for example in data.examples]
+    room = settings.decoding.max_new_tokens or data.task.max_new_tokens
+
+    def measure(prompt: SoftPrompt) -> float:
+        requests = [Request(question, prompt.vectors) for question in questions]
+        correct = 0
+        for group in by_length(requests, settings.decoding.batch_size):
+            answers = greedy(lm, [requests[i] for i in group], room)
+            correct += sum(
+                data.task.score(data.examples[i], a.text).correct for i, a in zip(group, answers, strict=True)
+            )
+        return correct / len(questions)
+
+    return measure
+
+
+def tune_prompt(
+    lm: FrozenLM,
+    train: Data,
+    dev: Data,
+    settings: Settings,
+    output: Path,
+    *,
+    resume: bool = False,
+    progress: Callable[[TuningProgress], None] | None = None,
+) -> SoftPrompt:
+    """Tune a prompt on ``train``, keep the best on ``dev``, and leave a PEFT adapter in ``output``."""
+    checked = replace(dev, examples=dev.examples[: settings.tuning.dev_limit])
+    rows = [[(part.task.prompt(e), part.task.target(e)) for e in part.examples] for part in (train, checked)]
+    return tune(
+        lm,
+        rows[0],
+        rows[1],
+        settings.tuning,
+        output,
+        dev_accuracy=accuracy_of(lm, checked, settings),
+        resume=resume,
+        progress=progress,
+        provenance={"train": train.describe(), "dev": checked.describe()},
+    )
+
+
+def calibrate_prompt(
+    lm: FrozenLM,
+    prompt: SoftPrompt,
+    data: Data,
+    settings: Settings,
+    run: RunDirectory,
+    progress: Report | None = None,
+) -> dict[str, Any]:
+    """Answer ``data`` twice each and choose tau by accuracy; what is returned also says what it was chosen on."""
+    made_from = {
+        "model": describe_model(lm),
+        "prompt_sha256": prompt.sha256,
+        "data": data.describe(),
+        "method": settings.method.model_dump(),
+        "decoding": settings.decoding.model_dump(),
+    }
+    run.enter("calibrate", made_from)
+    records = evaluate(
+        lm,
+        data.task,
+        data.examples,
+        "dpc",
+        Setup(prompt, ALWAYS, settings.method),
+        run.records("calibration"),
+        settings.decoding,
+        (lambda p: progress("calibrate", p)) if progress else None,
+    )
+    chosen = calibrate_records(records)
+    stored = {
+        "format": 1,
+        "tau": chosen.tau,
+        "n": len(records),
+        "curve": [{"tau": p.tau, "accuracy": p.accuracy, "trigger_rate": p.trigger_rate} for p in chosen.curve],
+        "from": made_from,
+        "versions": versions(),
+        "source": source_state(),
+    }
+    return stored
+
+
+def load_calibration(directory: Path, prompt: SoftPrompt, settings: Settings) -> dict[str, Any] | None:
+    """The calibration beside an adapter; None where there is none.
+
+    Raises ``UserError`` where it was made for another prompt or with other settings of the method.
+    """
+    path = directory / CALIBRATION
+    if not path.exists():
+        return None
+    stored: dict[str, Any] = read_json(path, "calibration")
+    try:
+        made_from, tau = stored["from"], float(stored["tau"])
+        same = made_from["prompt_sha256"] == prompt.sha256 and made_from["method"] == settings.method.model_dump()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not a calibration; run `dpc calibrate` again") from error
+    if not same:
+        raise UserError(f"{path}: tau {tau} was chosen for another prompt or other settings; run `dpc calibrate` again")
+    return stored
+
+
+def evaluate_methods(
+    lm: FrozenLM,
+    prompt: SoftPrompt | None,
+    calibration: Mapping[str, Any] | None,
+    data: Data,
+    methods: Sequence[str],
+    settings: Settings,
+    run: RunDirectory,
+    *,
+    tau: float | None = None,
+    progress: Report | None = None,
+) -> dict[str, Any]:
+    """Answer ``data`` with every method, and write ``results.json``. ``tau`` overrides the calibrated one.
+
+    Raises ``UserError`` where the rows are those that tau was chosen on: such a figure would be no test.
+    """
+    check_methods(methods)
+    described = data.describe()
+    if (
+        "dpc" in methods
+        and tau is None
+        and calibration
+        and calibration["from"]["data"]["sha256"] == described["sha256"]
+    ):
+        raise UserError(
+            f"{described['source']} {data.split}: tau was chosen on these rows; evaluate on others, or pass --tau"
+        )
+    threshold = tau if tau is not None else calibration["tau"] if calibration else None
+    run.enter(
+        "eval",
+        {
+            "model": describe_model(lm),
+            "prompt_sha256": prompt.sha256 if prompt else None,
+            "tau": threshold,
+            "data": described,
+            "method": settings.method.model_dump(),
+            "decoding": settings.decoding.model_dump(),
+        },
+    )
+    setup = Setup(prompt, threshold, settings.method)
+    records: dict[str, list[Record]] = {}
+    for name in methods:
+        step = (lambda p, name=name: progress(name, p)) if progress else None
+        records[name] = evaluate(lm, data.task, data.examples, name, setup, run.records(name), settings.decoding, step)
+    results = {
+        "format": 1,
+        "model": lm.name,
+        "task": data.task.name,
+        "split": data.split,
+        "n": len(data.examples),
+        "methods": summarize(records),
+        "calibration": {k: calibration[k] for k in ("tau", "n", "curve")} if calibration else None,
+        "trace": None,
+        "made_by": {"command": run.command, "versions": versions(), "source": source_state()},
+    }
+    write_json(run.results, results)
+    return results
+
+
+def pick_for_trace(run: RunDirectory, data: Data) -> Example:
+    """The instance worth a look: the first that DPC fixed, else the first triggered, else the first."""
+    by_id = {example.id: example for example in data.examples}
+    records = run.records("dpc").read()
+    fixed = [r for r in records if r.score_final.correct and not r.score_first.correct]
+    triggered = [r for r in records if r.answer.second is not None]
+    chosen = (fixed or triggered or records)[:1]
+    return by_id[chosen[0].example_id] if chosen else data.examples[0]
+
+
+def load_prompt(lm: FrozenLM, directory: Path | None, methods: Sequence[str] = (BASELINE,)) -> SoftPrompt | None:
+    """The adapter in ``directory``; None where no method needs one. Raises ``UserError`` where one is needed."""
+    if directory is not None:
+        return load_adapter(lm, directory)
+    if set(methods) <= {"pretrained"}:
+        return None
+    raise UserError(
+        f"methods {', '.join(methods)} need a soft prompt; pass --prompt DIR, a folder made by `dpc tune` or PEFT"
+    )

@@ -1,0 +1,119 @@
+"""Every number that the paper leaves open, as a named, validated setting with its default and the reason for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpc.errors import UserError
+from dpc.types import HeadReduction, PruneScope
+
+Init = Literal["random", "sample-vocab", "text"]
+Autocast = Literal["auto", "bfloat16", "off"]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TuningSettings(_Group):
+    """How a soft prompt is tuned."""
+
+    length: int = Field(100, ge=1, description="soft tokens P; the paper's 100")
+    init: Init = Field("text", description="start from one training example, as the paper does for two of three models")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, at its peak; the paper's")
+    epochs: int = Field(3, ge=1, description="passes over the training rows, unless steps says how many updates")
+    steps: int | None = Field(None, ge=1, description="updates; none: as epochs say")
+    batch_size: int = Field(8, ge=1, description="rows in one pass of the network")
+    gradient_accumulation: int = Field(
+        1, ge=1, description="passes an update; an update averages over all their tokens"
+    )
+    warmup_share: float = Field(0.05, ge=0, le=1, description="of all updates, linear, before a cosine to zero")
+    weight_decay: float = Field(0.0, ge=0, description="none: it would shrink the magnitudes that corruption ranks")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="longer gradients are cut, so no odd row throws the prompt away"
+    )
+    evaluate_every: int = Field(100, ge=1, description="updates between two looks at the dev rows")
+    dev_limit: int = Field(200, ge=1, description="dev rows looked at while tuning; more choose better and cost more")
+    checkpoint_every: int = Field(50, ge=1, description="updates between two checkpoints; what a kill can cost")
+    seed: int = Field(0, ge=0, description="of initial vectors and the order of rows")
+    autocast: Autocast = Field(
+        "auto", description="bfloat16 for a float32 model on a GPU that has it; the prompt stays float32"
+    )
+    max_length: int | None = Field(
+        None, ge=1, description="longest row in tokens, prompt included; none: the model's context"
+    )
+
+
+class MethodSettings(_Group):
+    """How saliency, trigger and corruption are computed."""
+
+    head_reduction: HeadReduction = Field(
+        "abs_of_sum",
+        description="absolute value after (or before) the sum over heads; after, as in the paper's ancestor",
+    )
+    shallow_start: float = Field(
+        2 / 32,
+        ge=0,
+        le=1,
+        description="first shallow layer, a fraction of the depth; the paper sees peaks from 2 of 32",
+    )
+    shallow_stop: float = Field(
+        10 / 32, ge=0, le=1, description="last shallow layer, a fraction of the depth; the paper sees peaks to 10 of 32"
+    )
+    accumulation_k: float = Field(
+        2.0, gt=1, description="k of Eq 7: one soft token gathers over k times the mean; reported, decides nothing"
+    )
+    gamma: float = Field(10.0, ge=0, le=100, description="percent of values pruned from the other vectors; the paper's")
+    prune_scope: PruneScope = Field(
+        "vector", description="rank magnitudes in each vector, or in the whole prompt; vectors keep an equal share"
+    )
+    mask_key: bool = Field(True, description="set the key token's vector to zero, as the paper does")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MethodSettings:
+        if self.shallow_start > self.shallow_stop:
+            raise ValueError(f"shallow_start {self.shallow_start} is above shallow_stop {self.shallow_stop}")
+        return self
+
+
+class DecodingSettings(_Group):
+    """How answers are generated. Decoding is greedy, as in the paper."""
+
+    batch_size: int = Field(
+        64, ge=1, description="instances decoded together; changes speed and memory, no answer in float32"
+    )
+    max_new_tokens: int | None = Field(None, ge=1, description="longest answer in tokens; none: what the task names")
+
+
+class Settings(_Group):
+    """All groups; on the command line ``--set group.name=value``."""
+
+    tuning: TuningSettings = Field(default_factory=TuningSettings)
+    method: MethodSettings = Field(default_factory=MethodSettings)
+    decoding: DecodingSettings = Field(default_factory=DecodingSettings)
+
+
+def parse_settings(assignments: Sequence[str], defaults: dict[str, dict[str, Any]]) -> Settings:
+    """``Settings`` from ``group.name=value`` texts over ``defaults``.
+
+    Raises ``UserError`` with every mistake at once, in one line.
+    """
+    values = {group: dict(defaults.get(group, {})) for group in Settings.model_fields}
+    wrong = []
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        group, dot, key = name.strip().partition(".")
+        if not equals or not dot or group not in values:
+            wrong.append(f"{assignment!r} is not group.name=value with a group of {', '.join(values)}")
+        else:
+            values[group][key] = None if value.strip().lower() == "none" else value.strip()
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        wrong += [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}, got {e['input']!r}" for e in error.errors()]
+    if wrong:
+        raise UserError(f"--set: {'; '.join(wrong)}; docs/configuration.md lists every setting")
+    return settings

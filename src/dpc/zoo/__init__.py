@@ -1,0 +1,6 @@
+"""The embedded default: a benchmark, a small trained model, and the recipe that made both."""
+
+# A prompt for this model: chosen on its dev split. Steps are few, because a demonstration is over in minutes.
+SETTINGS = {
+    "tuning": {"length": 20, "learning_rate": 0.03, "steps": 400, "batch_size": 16, "evaluate_every": 100},
+}

@@ -1,0 +1,33 @@
+"""Results of a plausible evaluation, for every test of the report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dpc.results import summarize
+from dpc.types import Record
+from tests.report.examples import calibration, results, thousand, trace
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, list[Record]]:
+    return thousand()
+
+
+@pytest.fixture(scope="module")
+def methods(records: dict[str, list[Record]]) -> dict[str, Any]:
+    return summarize(records)
+
+
+@pytest.fixture(scope="module")
+def document(methods: dict[str, Any]) -> str:
+    return json.dumps({**results(methods), "calibration": calibration(), "trace": trace()})
+
+
+@pytest.fixture
+def full(document: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(document)
+    return value

@@ -23,7 +23,7 @@ class Recipe:
     width: int = 128
     heads: int = 4
     intermediate: int = 352
-    context: int = 1024
+    context: int = 2048
     vocabulary: int = 1024
     total_tokens: int = 15_000_000
     batch_tokens: int = 2400

@@ -203,7 +203,39 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]] = {
         lambda run, rows, tmp: [
             *("eval", "--output", str(tmp), "--prompt", str(run / "prompt"), "--data", str(rows), "--split", "dev")
         ],
-        "tau was chosen on these rows",
+        "were used to choose tau",
+    ),
+    "calibrating on test rows": (
+        lambda run, rows, tmp: ["calibrate", "--prompt", str(run / "prompt"), "--data", str(rows), "--split", "test"],
+        "--split test",
+    ),
+    "one file for every split": (
+        lambda run, rows, tmp: ["run", "--output", str(tmp), "--data", str(rows / "test.jsonl")],
+        "evaluate on other rows",
+    ),
+    "some calibration rows as test": (
+        lambda run, rows, tmp: [
+            *("eval", "--output", str(tmp), "--prompt", str(run / "prompt"), "--data", str(rows / "dev.jsonl")),
+            *("--limit", "3"),
+        ],
+        "3 of its rows",
+    ),
+    "a threshold that is no number": (
+        lambda run, rows, tmp: ["trace", "Why?", "--prompt", str(run / "prompt"), "--tau", "nan"],
+        "--tau nan",
+    ),
+    "half a character": (
+        lambda run, rows, tmp: ["trace", "Why \ud800?", "--prompt", str(run / "prompt")],
+        "no whole character",
+    ),
+    "no such device": (
+        lambda run, rows, tmp: ["trace", "Why?", "--prompt", str(run / "prompt"), "--device", "meta"],
+        "--device meta",
+    ),
+    "a model that is not whole": (lambda run, rows, tmp: ["trace", "Why?", *torn_model(run, tmp)], "can't be loaded"),
+    "a damaged run description": (
+        lambda run, rows, tmp: ["eval", "--methods", "pretrained", "--data", str(rows), *damaged_run(tmp)],
+        "run.json",
     ),
     "another setting than the calibrated one": (
         lambda run, rows, tmp: [
@@ -217,6 +249,18 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]] = {
         "tuning.seed",
     ),
 }
+
+
+def torn_model(run: Path, folder: Path) -> list[str]:
+    source = Path(__file__).parents[1] / "src" / "dpc" / "zoo" / "model"
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (folder / name).write_bytes((source / name).read_bytes()[:100_000])
+    return ["--prompt", str(run / "prompt"), "--model", str(folder)]
+
+
+def damaged_run(folder: Path) -> list[str]:
+    (folder / "run.json").write_text('{"stages": []}')
+    return ["--output", str(folder)]
 
 
 def uncalibrated(run: Path, folder: Path) -> Path:
@@ -256,6 +300,28 @@ def test_a_dev_split_of_one_class_is_refused_and_its_records_are_kept(
     assert run_command(["calibrate", "--prompt", str(prompt), "--data", str(tmp_path)]) == 2
     assert "every first answer wrong" in capsys.readouterr().err
     assert len(RecordFile(prompt / "records" / "calibration.jsonl").read()) == 5
+
+
+def test_a_prompt_is_calibrated_anew_with_other_settings(run: Path, rows: Path, tmp_path: Path) -> None:
+    prompt = uncalibrated(run, tmp_path)
+    command = ["calibrate", "--prompt", str(prompt), "--data", str(rows), "--limit", "12"]
+    assert run_command([*command, "--set", "method.gamma=20"]) == 0
+    assert run_command(command) == 0
+    stored = json.loads((prompt / "calibration.json").read_text())
+    assert (stored["n"], stored["from"]["method"]["gamma"]) == (12, 10.0)
+
+
+def test_a_later_method_joins_the_table_and_a_short_answer_needs_no_trace(
+    run: Path, rows: Path, tmp_path: Path
+) -> None:
+    command = ["eval", "--output", str(tmp_path), "--prompt", str(run / "prompt"), "--data", str(rows), "--limit", "8"]
+    command += ["--set", "decoding.max_new_tokens=3", "--tau", "0.5"]
+    assert run_command([*command, "--methods", "prompt_tuning"]) == 0
+    assert run_command([*command, "--methods", " dpc"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["methods"]) == {"prompt_tuning", "dpc"}
+    assert results["methods"]["dpc"]["versus_prompt_tuning"] is not None
+    assert results["trace"] is None
 
 
 def test_a_prompt_for_another_model_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

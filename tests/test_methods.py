@@ -65,7 +65,7 @@ def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt) -> None:
 
 
 def test_decision_and_answers_do_not_depend_on_the_batch(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    method = build_method("dpc", Setup(prompt, 0.4))
+    method = build_method("dpc", Setup(prompt, 0.4, saliency_batch_size=3))
     together = method.answer(lm, QUESTIONS, NEW_TOKENS)
     for question, answer in zip(QUESTIONS, together, strict=True):
         alone = method.answer(lm, [question], NEW_TOKENS)[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -158,10 +159,11 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} such devices; try --device cpu")
+        torch.ones(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise UserError(
+            f"--device {name}: this machine has no such device; expected auto, cpu, cuda or cuda:N"
+        ) from error
     return device
 
 
@@ -186,13 +188,31 @@ def _dtype(name: str) -> torch.dtype:
     return known[name]
 
 
+# What transformers raises for a model that is not there, not whole, or not one.
+_LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
+    SafetensorError,
+)
+
+
 def _load(path: str, name: str, dtype: torch.dtype | str, device: torch.device) -> FrozenLM:
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise UserError(f"--model {name}: no config.json there; expected a folder in Hugging Face format, or a hub id")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map={"": device})
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        if "out of memory" in str(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a local folder, or a Hugging Face hub id"

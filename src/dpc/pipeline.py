@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from dpc.errors import UserError
 from dpc.evaluate import Progress, calibrate_records, evaluate
 from dpc.files import read_json, write_json
 from dpc.lm import FrozenLM
-from dpc.methods import BASELINE, check_methods
+from dpc.methods import BASELINE, METHODS, build_method, check_methods
 from dpc.methods.base import Setup
 from dpc.results import summarize
 from dpc.runs import RunDirectory, source_state, versions
@@ -51,6 +54,22 @@ class Data:
             "rows": len(self.examples),
             "sha256": data_sha256(self.examples),
         }
+
+
+def row_keys(data: Data) -> dict[str, str]:
+    """A short digest of each row's question and answer, with the row's id: what splits must not share."""
+    texts = {example.id: json.dumps([example.question, example.answer]) for example in data.examples}
+    return {hashlib.sha256(text.encode()).hexdigest()[:16]: name for name, text in texts.items()}
+
+
+def refuse_shared_rows(data: Data, others: Collection[str], used_for: str) -> None:
+    """Raise ``UserError`` where a row of ``data`` is among ``others`` (keys): a figure on it would be no test."""
+    shared = [name for key, name in row_keys(data).items() if key in others]
+    if shared:
+        raise UserError(
+            f"{data.source} {data.split}: {len(shared)} of its rows, first {shared[0]}, were used to {used_for}; "
+            "evaluate on other rows"
+        )
 
 
 def describe_model(lm: FrozenLM) -> dict[str, Any]:
@@ -118,13 +137,13 @@ def calibrate_prompt(
         "method": settings.method.model_dump(),
         "decoding": settings.decoding.model_dump(),
     }
-    run.enter("calibrate", made_from)
+    run.restart("calibrate", made_from, run.records("calibration"))
     records = evaluate(
         lm,
         data.task,
         data.examples,
         "dpc",
-        Setup(prompt, ALWAYS, settings.method),
+        Setup(prompt, ALWAYS, settings.method, settings.decoding.saliency_batch_size),
         run.records("calibration"),
         settings.decoding,
         (lambda p: progress("calibrate", p)) if progress else None,
@@ -136,6 +155,7 @@ def calibrate_prompt(
         "n": len(records),
         "curve": [{"tau": p.tau, "accuracy": p.accuracy, "trigger_rate": p.trigger_rate} for p in chosen.curve],
         "from": made_from,
+        "rows": sorted(row_keys(data)),
         "versions": versions(),
         "source": source_state(),
     }
@@ -154,8 +174,11 @@ def load_calibration(directory: Path, prompt: SoftPrompt, settings: Settings) ->
     try:
         made_from, tau = stored["from"], float(stored["tau"])
         same = made_from["prompt_sha256"] == prompt.sha256 and made_from["method"] == settings.method.model_dump()
+        whole = math.isfinite(tau) and {"rows", "curve", "n"} <= stored.keys() and "task" in made_from["data"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a calibration; run `dpc calibrate` again") from error
+    if not whole:
+        raise UserError(f"{path}: is not a whole calibration; run `dpc calibrate` again")
     if not same:
         raise UserError(f"{path}: tau {tau} was chosen for another prompt or other settings; run `dpc calibrate` again")
     return stored
@@ -179,16 +202,12 @@ def evaluate_methods(
     """
     check_methods(methods)
     described = data.describe()
-    if (
-        "dpc" in methods
-        and tau is None
-        and calibration
-        and calibration["from"]["data"]["sha256"] == described["sha256"]
-    ):
-        raise UserError(
-            f"{described['source']} {data.split}: tau was chosen on these rows; evaluate on others, or pass --tau"
-        )
+    if "dpc" in methods and tau is None and calibration:
+        refuse_shared_rows(data, set(calibration["rows"]), "choose tau")
     threshold = tau if tau is not None else calibration["tau"] if calibration else None
+    setup = Setup(prompt, threshold, settings.method, settings.decoding.saliency_batch_size)
+    for name in methods:
+        build_method(name, setup)
     run.enter(
         "eval",
         {
@@ -200,7 +219,6 @@ def evaluate_methods(
             "decoding": settings.decoding.model_dump(),
         },
     )
-    setup = Setup(prompt, threshold, settings.method)
     records: dict[str, list[Record]] = {}
     for name in methods:
         step = (lambda p, name=name: progress(name, p)) if progress else None
@@ -211,13 +229,23 @@ def evaluate_methods(
         "task": data.task.name,
         "split": data.split,
         "n": len(data.examples),
-        "methods": summarize(records),
-        "calibration": {k: calibration[k] for k in ("tau", "n", "curve")} if calibration else None,
+        "methods": summarize(records | _earlier_records(run, data, methods)),
+        "calibration": {k: calibration[k] for k in ("tau", "n", "curve", "from")} if calibration else None,
         "trace": None,
         "made_by": {"command": run.command, "versions": versions(), "source": source_state()},
     }
     write_json(run.results, results)
     return results
+
+
+def _earlier_records(run: RunDirectory, data: Data, methods: Sequence[str]) -> dict[str, list[Record]]:
+    """Records of methods that the same run has evaluated before on all of these rows."""
+    found = {}
+    for name in METHODS:
+        by_id = {} if name in methods else {record.example_id: record for record in run.records(name).read()}
+        if by_id and all(example.id in by_id for example in data.examples):
+            found[name] = [by_id[example.id] for example in data.examples]
+    return found
 
 
 def pick_for_trace(run: RunDirectory, data: Data) -> Example:

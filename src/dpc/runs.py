@@ -118,8 +118,22 @@ class RunDirectory:
         path = self.path / "run.json"
         if not path.exists():
             return {"format": 1, "stages": {}}
-        manifest: dict[str, Any] = read_json(path, "run description")
-        return manifest
+        manifest = read_json(path, "run description")
+        stages = manifest.get("stages") if isinstance(manifest, dict) else None
+        if not isinstance(stages, dict) or not all(isinstance(s, dict) and "from" in s for s in stages.values()):
+            raise UserError(f"{path}: is not a run description; choose another --output")
+        whole: dict[str, Any] = manifest
+        return whole
+
+    def restart(self, stage: str, made_from: dict[str, Any], file: RecordFile) -> None:
+        """Enter ``stage``; where it was begun from something else, its records go and it begins anew."""
+        manifest = self.manifest()
+        begun = manifest["stages"].get(stage)
+        if begun is not None and begun["from"] != json.loads(json.dumps(made_from)):
+            file.path.unlink(missing_ok=True)
+            del manifest["stages"][stage]
+            write_json(self.path / "run.json", manifest)
+        self.enter(stage, made_from)
 
     def enter(self, stage: str, made_from: dict[str, Any]) -> None:
         """Stamp ``stage`` with what it is made from.

@@ -38,7 +38,7 @@ class TuningSettings(_Group):
     evaluate_every: int = Field(100, ge=1, description="updates between two looks at the dev rows")
     dev_limit: int = Field(200, ge=1, description="dev rows looked at while tuning; more choose better and cost more")
     checkpoint_every: int = Field(50, ge=1, description="updates between two checkpoints; what a kill can cost")
-    seed: int = Field(0, ge=0, description="of initial vectors and the order of rows")
+    seed: int = Field(0, ge=0, lt=2**63, description="of initial vectors and the order of rows")
     autocast: Autocast = Field(
         "auto", description="bfloat16 for a float32 model on a GPU that has it; the prompt stays float32"
     )
@@ -84,6 +84,9 @@ class DecodingSettings(_Group):
 
     batch_size: int = Field(
         64, ge=1, description="instances decoded together; changes speed and memory, no answer in float32"
+    )
+    saliency_batch_size: int = Field(
+        16, ge=1, description="instances traced together; a backward pass needs far more memory than decoding"
     )
     max_new_tokens: int | None = Field(None, ge=1, description="longest answer in tokens; none: what the task names")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from dpc.corruption import corrupt
 from dpc.engine import Request, greedy
 from dpc.errors import UserError
+from dpc.files import write_atomically
 from dpc.flow import (
     accumulation_profile,
     has_accumulated,
@@ -29,6 +31,10 @@ from dpc.settings import MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import SHORTEST_RATIONALE, affected_share, decide
 from dpc.types import Decision, Generation, Saliency
+
+
+class TooShortError(UserError):
+    """A rationale in which early and late can't be told apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +66,11 @@ def trace_question(
 ) -> Trace:
     """Answer one question, compute the saliency of every layer, decide, corrupt, and answer again.
 
-    Raises ``UserError`` where the rationale is too short to be traced (under four tokens).
+    Raises ``TooShortError`` where the rationale is too short to be traced (under four tokens).
     """
     first = greedy(lm, [Request(question, prompt.vectors)], max_new_tokens)[0]
     if len(first.ids) < SHORTEST_RATIONALE:
-        raise UserError(
+        raise TooShortError(
             f"the model answered {first.text!r}, {len(first.ids)} tokens; early and late reasoning need at least "
             f"{SHORTEST_RATIONALE}: ask a question that is reasoned about"
         )
@@ -110,12 +116,9 @@ def save_npz(trace: Trace, path: Path) -> None:
         "corrupted": trace.corrupted.cpu().numpy(),
         "second_rationale_ids": np.array(trace.second.ids),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-    except OSError as error:
-        raise UserError(f"--npz {path}: can't be written ({error.strerror}); choose another file") from error
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def summarize_trace(lm: FrozenLM, trace: Trace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,11 +35,24 @@ Source = Annotated[
 Prompt = Annotated[Path | None, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, group.name=value; may be repeated.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
-Tau = Annotated[float | None, typer.Option(help="Threshold of the trigger; none: the calibrated one.")]
+Tau = Annotated[
+    float | None,
+    typer.Option(help="Threshold of the trigger; none: the calibrated one.", callback=lambda value: _finite(value)),
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Output = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it stopped.")]
 METHOD_NAMES = "pretrained,prompt_tuning,dpc"
+
+
+def _finite(tau: float | None) -> float | None:
+    if tau is not None and not math.isfinite(tau):
+        raise UserError(f"--tau {tau}: expected a number; R lies between 0 and 1")
+    return tau
+
+
+def _names(methods: str) -> list[str]:
+    return [name.strip() for name in methods.split(",")]
 
 
 def _settings(model: str, assignments: list[str] | None) -> Settings:
@@ -80,10 +94,13 @@ def run(
 ) -> None:
     """Do everything: tune a prompt, choose the threshold, evaluate every method, write table and page."""
     from dpc.cli.stages import run_everything
+    from dpc.pipeline import refuse_shared_rows, row_keys
 
     chosen = _settings(model, settings)
     splits = {split: _data(task, split, data, limit if split == "test" else None) for split in ("train", "dev", "test")}
-    run_everything(_lm(model, dtype, device), splits, methods.split(","), chosen, output)
+    for split in ("train", "dev"):
+        refuse_shared_rows(splits["test"], row_keys(splits[split]).keys(), f"tune or choose ({split} split)")
+    run_everything(_lm(model, dtype, device), splits, _names(methods), chosen, output)
 
 
 @app.command()
@@ -120,6 +137,8 @@ def calibrate(
     """Choose the trigger's threshold on the dev split, and store it beside the adapter."""
     from dpc.cli.stages import calibrate_with_progress
 
+    if split == "test":
+        raise UserError("--split test: a threshold chosen on test rows spoils the test; expected dev or train")
     chosen, rows = _settings(model, settings), _data(task, split, data, limit)
     calibrate_with_progress(_lm(model, dtype, device), prompt, rows, chosen, prompt)
 
@@ -143,7 +162,7 @@ def evaluate(
     from dpc.cli.stages import evaluate_with_progress
     from dpc.methods import check_methods
 
-    names = methods.split(",")
+    names = _names(methods)
     check_methods(names)
     chosen, rows = _settings(model, settings), _data(task, split, data, limit)
     evaluate_with_progress(_lm(model, dtype, device), prompt, rows, names, chosen, output, tau)
@@ -245,6 +264,13 @@ def run_command(arguments: list[str] | None) -> int:
         return _complain(f"{' '.join(message.split())} (see dpc --help)")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+            raise
+        return _complain(
+            "out of memory; what was computed is kept: go on with smaller --set decoding.batch_size=N, "
+            "decoding.saliency_batch_size=N or tuning.batch_size=N into another --output"
+        )
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -41,15 +41,26 @@ def read_questions(source: str) -> list[Example]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f'{name}:{number}: is not JSON; expected a line like {{"question": "..."}}') from error
         question = row.get("question") if isinstance(row, dict) else None
         if not isinstance(question, str) or not question.strip():
             raise UserError(f'{name}:{number}: has no text under "question"; expected {{"question": "..."}}')
+        check_text(question, f"{name}:{number}")
         examples.append(Example(str(row.get("id", number)), question, ""))
     if not examples:
         raise UserError(f'{name}: holds no questions; expected a line like {{"question": "..."}}')
     return examples
+
+
+def check_text(question: str, where: str) -> None:
+    """Raise ``UserError`` for half of a surrogate pair, which no tokenizer reads."""
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: character {error.start + 1} is no whole character; write the text as UTF-8"
+        ) from error
 
 
 def threshold_for(
@@ -74,7 +85,7 @@ def generate_lines(
     """One JSON line a question, in batches of similar length; a line names the question by its id."""
     prompt = load_prompt(lm, prompt_directory, [method])
     threshold = threshold_for(prompt_directory, prompt, tau, settings)
-    runner = build_method(method, Setup(prompt, threshold, settings.method))
+    runner = build_method(method, Setup(prompt, threshold, settings.method, settings.decoding.saliency_batch_size))
     questions = [lm.encode(task.prompt(example)) for example in examples]
     requests = [Request(question, prompt.vectors if prompt else None) for question in questions]
     for example, request in zip(examples, requests, strict=True):
@@ -111,6 +122,7 @@ def show_trace(
     """Trace one question, print what happened, and write the numbers where asked."""
     if not question.strip():
         raise UserError("the question is empty; expected some text")
+    check_text(question, "question")
     prompt = load_prompt(lm, prompt_directory)
     assert prompt is not None
     threshold = threshold_for(prompt_directory, prompt, tau, settings)

@@ -30,7 +30,7 @@ from dpc.report import rich_table, verdict, write_page
 from dpc.runs import RunDirectory
 from dpc.settings import Settings
 from dpc.soft_prompt import SoftPrompt
-from dpc.trace import save_npz, summarize_trace, trace_question
+from dpc.trace import TooShortError, save_npz, summarize_trace, trace_question
 from dpc.tuning import TuningProgress, is_tuned
 
 screen = Console(stderr=True)
@@ -116,15 +116,17 @@ def evaluate_with_progress(
     """Evaluate, then print the table and write the page."""
     prompt = load_prompt(lm, prompt_directory, methods)
     calibration = None
-    if prompt is not None and prompt_directory is not None and tau is None:
+    if prompt is not None and prompt_directory is not None and tau is None and "dpc" in methods:
         calibration = load_calibration(prompt_directory, prompt, settings)
+    if calibration and calibration["from"]["data"]["task"] != data.task.name:
+        screen.print(f"note: tau was chosen on another task, {calibration['from']['data']['task']}")
     run = RunDirectory(output, command_line())
     with _bars() as bars:
         results = evaluate_methods(
             lm, prompt, calibration, data, methods, settings, run, tau=tau, progress=_answer_bars(bars)
         )
     threshold = tau if tau is not None else calibration["tau"] if calibration else None
-    if prompt is not None and threshold is not None:
+    if prompt is not None and threshold is not None and "dpc" in methods:
         results["trace"] = _trace_one(lm, prompt, threshold, data, settings, run)
         write_json(run.results, results)
     _show(results, write_page(output))
@@ -132,11 +134,14 @@ def evaluate_with_progress(
 
 def _trace_one(
     lm: FrozenLM, prompt: SoftPrompt, tau: float, data: Data, settings: Settings, run: RunDirectory
-) -> dict[str, Any]:
-    """Trace the instance most worth a look, leaving its numbers in ``trace.npz``."""
+) -> dict[str, Any] | None:
+    """Trace the instance most worth a look into ``trace.npz``; None where its rationale is too short for that."""
     example = pick_for_trace(run, data)
     room = settings.decoding.max_new_tokens or data.task.max_new_tokens
-    traced = trace_question(lm, prompt, tau, settings.method, lm.encode(data.task.prompt(example)), room)
+    try:
+        traced = trace_question(lm, prompt, tau, settings.method, lm.encode(data.task.prompt(example)), room)
+    except TooShortError:
+        return None
     save_npz(traced, run.path / "trace.npz")
     return {
         "example_id": example.id,

@@ -20,6 +20,7 @@ class Setup:
     soft_prompt: SoftPrompt | None = None
     tau: float | None = None
     settings: MethodSettings = field(default_factory=MethodSettings)
+    saliency_batch_size: int = 16
 
     def need_prompt(self, method: str) -> SoftPrompt:
         """The soft prompt. Raises ``UserError`` where there is none."""

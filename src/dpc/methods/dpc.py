@@ -19,7 +19,7 @@ from dpc.saliency import prompt_saliency
 from dpc.settings import MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import SHORTEST_RATIONALE, decide, too_short
-from dpc.types import Answer, Cost, Decision, Generation
+from dpc.types import Answer, Cost, Decision, Generation, Saliency
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,12 @@ class DynamicPromptCorruption:
     soft_prompt: SoftPrompt
     tau: float
     settings: MethodSettings
+    saliency_batch_size: int
 
     @classmethod
     def build(cls, setup: Setup) -> DynamicPromptCorruption:
         """Needs a soft prompt and a threshold."""
-        return cls(setup.need_prompt("dpc"), setup.need_tau("dpc"), setup.settings)
+        return cls(setup.need_prompt("dpc"), setup.need_tau("dpc"), setup.settings, setup.saliency_batch_size)
 
     def answer(self, lm: FrozenLM, questions: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
         """The whole method: generate, trace, decide, corrupt, generate again where triggered."""
@@ -61,16 +62,14 @@ class DynamicPromptCorruption:
     ) -> list[Decision]:
         """Trigger and key token of each instance, from one saliency pass over the shallow layers and the last."""
         shallow = shallow_layers(lm.layers, self.settings.shallow_start, self.settings.shallow_stop)
-        judged = [i for i, rationale in enumerate(rationales) if len(rationale.ids) >= SHORTEST_RATIONALE]
-        saliencies = prompt_saliency(
-            lm,
-            self.soft_prompt.vectors,
-            [questions[i] for i in judged],
-            [rationales[i].ids for i in judged],
-            layers=sorted({*shallow, lm.layers - 1}),
-            head_reduction=self.settings.head_reduction,
-        )
+        layers, reduction = sorted({*shallow, lm.layers - 1}), self.settings.head_reduction
         decisions = [too_short(len(rationale.ids), self.tau) for rationale in rationales]
+        judged = [i for i, rationale in enumerate(rationales) if len(rationale.ids) >= SHORTEST_RATIONALE]
+        saliencies: list[Saliency] = []
+        for start in range(0, len(judged), self.saliency_batch_size):
+            group = judged[start : start + self.saliency_batch_size]
+            rows, written = [questions[i] for i in group], [rationales[i].ids for i in group]
+            saliencies += prompt_saliency(lm, self.soft_prompt.vectors, rows, written, layers, reduction)
         for i, saliency in zip(judged, saliencies, strict=True):
             influence, profile = rationale_influence(saliency), accumulation_profile(saliency, shallow)
             decision = decide(influence, self.tau)

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from dpc.cli import run_command
+from dpc.engine import Request, greedy
+from dpc.lm import load_lm
+from dpc.saliency import prompt_saliency
+from dpc.soft_prompt import init_prompt
+from dpc.tasks import get_task
 
 
 def test_without_a_prompt_it_is_right_on_30_to_70_percent(tmp_path: Path) -> None:
@@ -16,6 +21,17 @@ def test_without_a_prompt_it_is_right_on_30_to_70_percent(tmp_path: Path) -> Non
     found = json.loads((tmp_path / "results.json").read_text())["methods"]["pretrained"]
     assert 0.3 <= found["accuracy"] <= 0.7
     assert found["no_answer"] == 0
+
+
+def test_saliency_in_float32_is_near_float64_although_the_model_is_sure_of_its_tokens() -> None:
+    single, double = load_lm("zoo"), load_lm("zoo", dtype="float64")
+    prompt = init_prompt(single, 8, "sample-vocab", seed=0).vectors
+    task = get_task("zoo")
+    questions = [single.encode(task.prompt(example)) for example in task.load("test", None)[:8]]
+    rationales = [g.ids for g in greedy(single, [Request(q, prompt) for q in questions], 160)]
+    pairs = zip(*(prompt_saliency(lm, prompt, questions, rationales) for lm in (single, double)), strict=True)
+    errors = [float((a.scores.double() - b.scores).norm() / b.scores.norm()) for a, b in pairs]
+    assert max(errors) < 1e-4
 
 
 @pytest.mark.slow

@@ -52,14 +52,20 @@ def _bars() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=screen) as bars:
+    bars = Progress(*columns, console=screen)
+    try:
+        # Started by the first report: an error before it is then the only line.
         yield bars
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def _answer_bars(bars: Progress) -> Callable[[str, Answered], None]:
     rows: dict[str, Any] = {}
 
     def show(name: str, progress: Answered) -> None:
+        bars.start()
         if name not in rows:
             rows[name] = bars.add_task(name, total=progress.total, note="")
         share = progress.correct / max(1, progress.done)
@@ -80,6 +86,7 @@ def tune_with_progress(
             if progress.dev_accuracy is not None:
                 seen["dev"] = f", dev {progress.dev_accuracy:.1%}"
             note = f"loss {progress.loss:.3f}{seen['dev']}, {progress.tokens_per_second:,.0f} tokens/s"
+            bars.start()
             bars.update(row, total=progress.steps, completed=progress.step, note=note)
 
         return tune_prompt(lm, train, dev, settings, output, resume=resume, progress=show)

@@ -201,16 +201,7 @@ def _load(path: str, name: str, dtype: torch.dtype | str, device: torch.device) 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map={"": device})
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except _LOADING_ERRORS as error:
         if "out of memory" in str(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

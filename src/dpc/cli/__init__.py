@@ -268,8 +268,8 @@ def run_command(arguments: list[str] | None) -> int:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error):
             raise
         return _complain(
-            "out of memory; what was computed is kept: go on with smaller --set decoding.batch_size=N, "
-            "decoding.saliency_batch_size=N or tuning.batch_size=N into another --output"
+            "out of memory; what was computed is kept; begin in another --output with a smaller "
+            "--set decoding.batch_size=N, decoding.saliency_batch_size=N or tuning.batch_size=N"
         )
     except BrokenPipeError:
         sys.stderr.close()

@@ -34,6 +34,7 @@ NOTES = {
     "LICENSE": "Apache-2.0",
     "Makefile": "demo, test, check: each sets itself up",
     "README.md": "what this is, and how to use it",
+    "benchmarks": "the opponent that every speed claim is measured against, and the table of what was measured",
     "constraints.txt": "the exact versions that the tests ran on",
     "docs": "architecture, command line, configuration, results",
     "pyproject.toml": "the package, its dependencies and why, the settings of the tools",

@@ -17,7 +17,8 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from dpc import capture
-from dpc.capture import AttentionCall, capture_attention, check_reproduces
+from dpc.attention_call import AttentionCall
+from dpc.capture import capture_attention, check_reproduces
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
 from dpc.saliency import prompt_saliency
@@ -128,7 +129,7 @@ def test_a_model_is_compared_with_its_own_attention_once() -> None:
     lm.model.register_forward_pre_hook(lambda module, args: passes.append(None))
     prompt, question, rationale = instance(lm)
     for expected in (3, 4, 5):
-        prompt_saliency(lm, prompt, [question], [rationale])
+        prompt_saliency(lm, prompt, [question], [rationale], plain=True)
         assert len(passes) == expected
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from dpc.corruption import corrupt
-from dpc.engine import Request, greedy
+from dpc.engine import Decoder, Request
+from dpc.engine.plain import greedy
 from dpc.errors import UserError
 from dpc.flow import accumulation_profile, key_token, rationale_influence, shallow_layers
 from dpc.lm import FrozenLM
 from dpc.methods import METHODS, build_method
 from dpc.methods.base import Setup
 from dpc.saliency import prompt_saliency
-from dpc.settings import MethodSettings
+from dpc.settings import DecodingSettings, MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import ALWAYS, NEVER, affected_share
-from tests.tiny_models import tiny_lm
+from dpc.types import Answer
+from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 QUESTIONS = [[40, 41, 42], [50, 51, 52, 53, 54, 55, 56, 57], [60, 61], [70, 71, 72, 73]]
 NEW_TOKENS = 14
+PLAIN = DecodingSettings(slots=False, drafts=False, local_trigger=False, saliency_by_block=False)
 
 
 @pytest.fixture(scope="module")
@@ -27,48 +32,82 @@ def lm() -> FrozenLM:
     return tiny_lm("llama", layers=4)
 
 
-@pytest.fixture(scope="module")
-def prompt(lm: FrozenLM) -> SoftPrompt:
+def prompt_for(lm: FrozenLM) -> SoftPrompt:
     vectors = torch.randn(5, lm.hidden_size, generator=torch.Generator().manual_seed(3))
     return SoftPrompt.of(vectors, lm.name)
 
 
+@pytest.fixture(scope="module")
+def prompt(lm: FrozenLM) -> SoftPrompt:
+    return prompt_for(lm)
+
+
+def answers(
+    name: str,
+    lm: FrozenLM,
+    setup: Setup,
+    questions: Sequence[Sequence[int]] = QUESTIONS,
+    new_tokens: int = NEW_TOKENS,
+    decoding: DecodingSettings | None = None,
+) -> list[Answer]:
+    found = dict(build_method(name, setup).answer(Decoder(lm, decoding), questions, new_tokens))
+    return [found[index] for index in range(len(questions))]
+
+
 def test_pretrained_is_the_bare_model(lm: FrozenLM) -> None:
-    answers = build_method("pretrained", Setup()).answer(lm, QUESTIONS, NEW_TOKENS)
-    assert [a.final for a in answers] == greedy(lm, [Request(q) for q in QUESTIONS], NEW_TOKENS)
+    made = answers("pretrained", lm, Setup())
+    assert [a.final for a in made] == greedy(lm, [Request(q) for q in QUESTIONS], NEW_TOKENS)
 
 
 def test_prompt_tuning_puts_the_prompt_first(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    answers = build_method("prompt_tuning", Setup(prompt)).answer(lm, QUESTIONS, NEW_TOKENS)
-    assert [a.final for a in answers] == greedy(lm, [Request(q, prompt.vectors) for q in QUESTIONS], NEW_TOKENS)
+    made = answers("prompt_tuning", lm, Setup(prompt))
+    assert [a.final for a in made] == greedy(lm, [Request(q, prompt) for q in QUESTIONS], NEW_TOKENS)
 
 
 def test_dpc_that_never_triggers_is_prompt_tuning(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    tuned = build_method("prompt_tuning", Setup(prompt)).answer(lm, QUESTIONS, NEW_TOKENS)
-    answers = build_method("dpc", Setup(prompt, NEVER)).answer(lm, QUESTIONS, NEW_TOKENS)
-    assert [a.final for a in answers] == [a.final for a in tuned]
-    assert all(a.second is None and a.decision is not None and not a.decision.triggered for a in answers)
+    tuned = answers("prompt_tuning", lm, Setup(prompt))
+    made = answers("dpc", lm, Setup(prompt, NEVER))
+    assert [a.final for a in made] == [a.final for a in tuned]
+    assert all(a.second is None and a.decision is not None and not a.decision.triggered for a in made)
+    assert all(a.decision is not None and a.decision.key_token is None for a in made)
 
 
-def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt) -> None:
+@pytest.mark.parametrize("decoding", [DecodingSettings(), PLAIN], ids=["fast", "plain"])
+def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt, decoding: DecodingSettings) -> None:
     settings = MethodSettings(gamma=30)
-    answers = build_method("dpc", Setup(prompt, ALWAYS, settings)).answer(lm, QUESTIONS, NEW_TOKENS)
-    for question, answer in zip(QUESTIONS, answers, strict=True):
-        first = greedy(lm, [Request(question, prompt.vectors)], NEW_TOKENS)[0]
+    made = answers("dpc", lm, Setup(prompt, ALWAYS, settings), decoding=decoding)
+    for question, answer in zip(QUESTIONS, made, strict=True):
+        first = greedy(lm, [Request(question, prompt)], NEW_TOKENS)[0]
         saliency = prompt_saliency(lm, prompt.vectors, [question], [first.ids])[0]
         token = key_token(accumulation_profile(saliency, shallow_layers(lm.layers)))
-        second = greedy(lm, [Request(question, corrupt(prompt.vectors, token, 30.0))], NEW_TOKENS)[0]
+        corrupted = SoftPrompt.of(corrupt(prompt.vectors, token, 30.0), lm.name)
+        second = greedy(lm, [Request(question, corrupted)], NEW_TOKENS)[0]
         assert (answer.first, answer.second, answer.final) == (first, second, second)
         assert answer.decision is not None
         assert answer.decision.key_token == token
         assert answer.decision.ratio == affected_share(rationale_influence(saliency)).ratio
+        assert answer.decision.evidence["rationale_loss"] == pytest.approx(saliency.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("off", ["slots", "drafts", "local_trigger", "saliency_by_block"])
+def test_no_fast_path_changes_an_answer_or_a_decision(architecture: str, off: str) -> None:
+    lm = tiny_lm(architecture)
+    setup = Setup(prompt_for(lm), 0.4)
+    fast, plain = (answers("dpc", lm, setup, decoding=DecodingSettings(**{off: state})) for state in (True, False))
+    assert [(a.first, a.second) for a in fast] == [(a.first, a.second) for a in plain]
+    for one, other in zip(fast, plain, strict=True):
+        assert one.decision is not None
+        assert other.decision is not None
+        assert (one.decision.ratio, one.decision.key_token) == (other.decision.ratio, other.decision.key_token)
+        assert one.decision.evidence == pytest.approx(other.decision.evidence, rel=1e-3)
 
 
 def test_decision_and_answers_do_not_depend_on_the_batch(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    method = build_method("dpc", Setup(prompt, 0.4, saliency_batch_size=3))
-    together = method.answer(lm, QUESTIONS, NEW_TOKENS)
+    setup = Setup(prompt, 0.4)
+    together = answers("dpc", lm, setup, decoding=DecodingSettings(saliency_batch_size=3))
     for question, answer in zip(QUESTIONS, together, strict=True):
-        alone = method.answer(lm, [question], NEW_TOKENS)[0]
+        [alone] = answers("dpc", lm, setup, [question])
         assert (alone.first, alone.second) == (answer.first, answer.second)
         assert alone.decision is not None
         assert answer.decision is not None
@@ -76,27 +115,30 @@ def test_decision_and_answers_do_not_depend_on_the_batch(lm: FrozenLM, prompt: S
 
 
 def test_the_threshold_alone_decides(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    always = build_method("dpc", Setup(prompt, ALWAYS)).answer(lm, QUESTIONS, NEW_TOKENS)
-    ratios = [a.decision.ratio for a in always if a.decision is not None]
+    always = answers("dpc", lm, Setup(prompt, ALWAYS))
+    ratios = [a.decision.ratio for a in always if a.decision is not None and a.decision.ratio is not None]
     assert len(set(ratios)) > 1
     tau = sorted(set(ratios))[0]
-    some = build_method("dpc", Setup(prompt, tau)).answer(lm, QUESTIONS, NEW_TOKENS)
+    some = answers("dpc", lm, Setup(prompt, tau))
     assert [a.second is not None for a in some] == [ratio > tau for ratio in ratios]
 
 
 def test_costs_count_every_pass(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    answer = build_method("dpc", Setup(prompt, ALWAYS)).answer(lm, QUESTIONS[:1], NEW_TOKENS)[0]
+    [answer] = answers("dpc", lm, Setup(prompt, ALWAYS), QUESTIONS[:1], decoding=DecodingSettings(drafts=False))
     assert answer.second is not None
     ended = (answer.first.finish == "eos") + (answer.second.finish == "eos")
     tokens = len(answer.first.ids) + len(answer.second.ids)
     assert answer.cost.generated_tokens == tokens
-    assert answer.cost.forward_passes == tokens + ended + 1
-    assert answer.cost.backward_passes == 1
+    # One look at the last block for the trigger, one at the network for the key token.
+    assert answer.cost.forward_passes == tokens + ended + 2
+    assert answer.cost.backward_passes == 2
+    [untouched] = answers("dpc", lm, Setup(prompt, NEVER), QUESTIONS[:1])
+    assert untouched.cost.backward_passes == 1
 
 
 def test_a_rationale_too_short_to_judge_keeps_its_first_answer(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    answers = build_method("dpc", Setup(prompt, ALWAYS)).answer(lm, QUESTIONS, 3)
-    assert all(a.second is None and a.decision is not None and a.decision.ratio is None for a in answers)
+    made = answers("dpc", lm, Setup(prompt, ALWAYS), new_tokens=3)
+    assert all(a.second is None and a.decision is not None and a.decision.ratio is None for a in made)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pretrained"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpc.cli import run_command
-from dpc.engine import Request, greedy
+from dpc.engine import Decoder, Request
 from dpc.lm import load_lm
 from dpc.saliency import prompt_saliency
 from dpc.soft_prompt import init_prompt
@@ -25,11 +25,11 @@ def test_without_a_prompt_it_is_right_on_30_to_70_percent(tmp_path: Path) -> Non
 
 def test_saliency_in_float32_is_near_float64_although_the_model_is_sure_of_its_tokens() -> None:
     single, double = load_lm("zoo"), load_lm("zoo", dtype="float64")
-    prompt = init_prompt(single, 8, "sample-vocab", seed=0).vectors
+    prompt = init_prompt(single, 8, "sample-vocab", seed=0)
     task = get_task("zoo")
     questions = [single.encode(task.prompt(example)) for example in task.load("test", None)[:8]]
-    rationales = [g.ids for g in greedy(single, [Request(q, prompt) for q in questions], 160)]
-    pairs = zip(*(prompt_saliency(lm, prompt, questions, rationales) for lm in (single, double)), strict=True)
+    rationales = [g.ids for g in Decoder(single).all([Request(q, prompt) for q in questions], 160)]
+    pairs = zip(*(prompt_saliency(lm, prompt.vectors, questions, rationales) for lm in (single, double)), strict=True)
     errors = [float((a.scores.double() - b.scores).norm() / b.scores.norm()) for a, b in pairs]
     assert max(errors) < 1e-4
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import peft
 import pytest
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
 from dpc.soft_prompt import init_prompt
 from dpc.target_loss import TokenRow, encode_rows, epoch_updates, target_loss
-from tests.tiny_models import tiny_lm
+from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 LENGTH = 3
 TRAIN = [(f"{'ab' * (n % 4)}{n} =", f" {'x' * (n % 3)}{n}") for n in range(11)]
@@ -32,7 +35,7 @@ def loss_and_gradient(lm: FrozenLM, vectors: Tensor, rows: list[TokenRow]) -> tu
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_loss_and_gradient_are_those_of_peft(architecture: str) -> None:
     lm = tiny_lm(architecture, layers=2)
     rows = rows_of(lm, [("a12 =", " 345"), ("bcd =", " 678")])
@@ -63,14 +66,27 @@ def test_padding_changes_neither_loss_nor_gradient(architecture: str) -> None:
         assert (batched - single).norm() < 1e-5 * single.norm()
 
 
+def test_the_prompt_runs_through_the_model_once_for_all_rows(lm: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, forward = [], lm.model.forward
+
+    def counting(inputs_embeds: Tensor, **keywords: Any) -> object:
+        seen.append(tuple(inputs_embeds.shape[:2]))
+        return forward(inputs_embeds=inputs_embeds, **keywords)
+
+    monkeypatch.setattr(lm.model, "forward", counting)
+    rows = rows_of(lm, TRAIN)
+    target_loss(lm, init_prompt(lm, LENGTH, "random", seed=0).vectors, rows)
+    assert seen == [(1, LENGTH), (len(rows), max(len(question) + len(target) for question, target in rows) - 1)]
+
+
 def test_a_model_that_cannot_leave_out_logits_gives_the_same_loss(
     lm: FrozenLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, prompt = rows_of(lm, TRAIN), init_prompt(lm, LENGTH, "random", seed=0).vectors
     expected, forward = target_loss(lm, prompt, rows), lm.model.forward
 
-    def without(inputs_embeds: Tensor, use_cache: bool) -> object:
-        return forward(inputs_embeds=inputs_embeds, use_cache=use_cache)
+    def without(inputs_embeds: Tensor, past_key_values: Cache, use_cache: bool) -> object:
+        return forward(inputs_embeds=inputs_embeds, past_key_values=past_key_values, use_cache=use_cache)
 
     monkeypatch.setattr(lm.model, "forward", without)
     torch.testing.assert_close(target_loss(lm, prompt, rows), expected)

@@ -13,25 +13,22 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from dpc.attention_call import AttentionCall
 from dpc.errors import UserError
+from dpc.implementation import AttentionImplementation
 from dpc.lm import FrozenLM
+from dpc.position_mask import position_mask
 
 IMPLEMENTATION = "dpc_capture"
 _MEND = "choose a model of another architecture (Llama, Mistral, Qwen, Gemma2, GPT-2, GPT-NeoX, Phi-3 and OLMo2 work)"
-
-# One block of rows against all columns: at most this many elements, and few enough rows to stay linear in length.
-_BLOCK_ELEMENTS, _BLOCK_ROWS = 2**24, 64
 
 # Keywords that models hand down to attention functions and that change nothing about the attention itself.
 _WITHOUT_EFFECT = frozenset(
@@ -53,102 +50,6 @@ _LAYER_TOLERANCE = 1e-4
 _PASS_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 _PASS_TOLERANCE_16_BITS = 0.5
 _CHECK_LENGTH = 24
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionCall:
-    """One layer's attention over whole sequences, as the model asked for it.
-
-    mask: True (or 0) where a row may read a column, False (or very negative) elsewhere; None is causal.
-    softcap: logits become ``softcap * tanh(logits / softcap)``. sinks: an extra logit a head, whose share goes nowhere.
-    """
-
-    query: Float[Tensor, "batch head row d"]
-    key: Float[Tensor, "batch kv_head row d"]
-    value: Float[Tensor, "batch kv_head row v"]
-    mask: Shaped[Tensor, "#batch #head row row"] | None
-    scale: float
-    softcap: float | None = None
-    sinks: Float[Tensor, " head"] | None = None
-
-    @property
-    def precision(self) -> torch.dtype:
-        """What probabilities are computed in: float32, or float64 for a float64 model."""
-        return torch.float64 if self.query.dtype == torch.float64 else torch.float32
-
-    def detach(self) -> AttentionCall:
-        """The same numbers outside the autograd graph."""
-        sinks = None if self.sinks is None else self.sinks.detach()
-        query, key, value = self.query.detach(), self.key.detach(), self.value.detach()
-        return replace(self, query=query, key=key, value=value, sinks=sinks)
-
-    def row_blocks(self, rows: slice) -> Iterator[slice]:
-        """Consecutive parts of ``rows`` whose logits over all columns have bounded size."""
-        batch, heads, length, _ = self.query.shape
-        size = max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // (batch * heads * length)))
-        for start in range(rows.start, rows.stop, size):
-            yield slice(start, min(start + size, rows.stop))
-
-    def probabilities(self, rows: slice, columns: slice) -> Float[Tensor, "batch head block_row block_column"]:
-        """``A[i,j] = exp(logit[i,j] - lse_i)``: the softmax runs over every column, the block is what is returned."""
-        visible = self.query.shape[2] if self.mask is not None else max(rows.stop, columns.stop)
-        query, key = self.query[:, :, rows].to(self.precision), self.key[:, :, :visible].to(self.precision)
-        logits = grouped_matmul(query * self.scale, key)
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        logits = self._masked(logits, rows)
-        lse = torch.logsumexp(logits, dim=-1, keepdim=True)
-        if self.sinks is not None:
-            lse = torch.logaddexp(lse, self.sinks.to(lse).view(1, -1, 1, 1))
-        return torch.exp(logits[..., columns] - lse)
-
-    def output(self) -> Float[Tensor, "batch head row v"]:
-        """``O = A V``, differentiable; what is kept for the backward pass is linear in the sequence length."""
-        fused = self.softcap is None and self.sinks is None and self.key.shape[-1] == self.value.shape[-1]
-        if fused and self.mask is None:
-            return self._fused()
-        if fused:
-            # The fused kernels keep a float copy of an explicit mask in every layer: compute it again instead.
-            return _again_in_backward(self._fused)
-        blocks = self.row_blocks(slice(0, self.query.shape[2]))
-        return torch.cat([_again_in_backward(self._output_rows, rows) for rows in blocks], dim=2)
-
-    def _fused(self) -> Tensor:
-        groups = self.query.shape[1] // self.key.shape[1]
-        key, value = (part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in (self.key, self.value))
-        causal = self.mask is None
-        return scaled_dot_product_attention(
-            self.query, key, value, attn_mask=self.mask, is_causal=causal, scale=self.scale
-        )
-
-    def _output_rows(self, rows: slice) -> Tensor:
-        visible = slice(0, self.query.shape[2] if self.mask is not None else rows.stop)
-        value = self.value[:, :, visible].to(self.precision)
-        return grouped_matmul(self.probabilities(rows, visible), value.mT).to(self.value.dtype)
-
-    def _masked(self, logits: Tensor, rows: slice) -> Tensor:
-        if self.mask is None:
-            row = torch.arange(rows.start, rows.stop, device=logits.device)
-            column = torch.arange(logits.shape[-1], device=logits.device)
-            return logits.masked_fill(column[None, :] > row[:, None], -torch.inf)
-        mask = self.mask[:, :, rows]
-        return logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.to(logits.dtype)
-
-
-def grouped_matmul(
-    left: Float[Tensor, "batch head row d"], right: Float[Tensor, "batch kv_head column d"]
-) -> Float[Tensor, "batch head row column"]:
-    """``left @ right.mT`` where several heads share one key-value head, without repeating it."""
-    batch, heads, rows, width = left.shape
-    kv_heads = right.shape[1]
-    product = left.reshape(batch, kv_heads, heads // kv_heads * rows, width) @ right.mT
-    return product.view(batch, heads, rows, right.shape[2])
-
-
-def _again_in_backward(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return cast(Tensor, checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False))
 
 
 Visit = Callable[[int, AttentionCall, Tensor], Tensor]
@@ -186,8 +87,11 @@ def capture_attention(model: PreTrainedModel, layers: Collection[int] | None, vi
 def _observed(model: PreTrainedModel, observe: _Observe) -> Iterator[None]:
     _require_interface(model)
     AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-    with _implementation(model, IMPLEMENTATION):
+    AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+    implementation = AttentionImplementation(model)
+    if IMPLEMENTATION in implementation.in_use():
+        raise RuntimeError(f"{type(model).__name__} is already being captured")
+    with implementation.switched(IMPLEMENTATION):
         token = _OBSERVE.set(observe)
         try:
             yield
@@ -222,7 +126,7 @@ def check_reproduces(lm: FrozenLM) -> None:
         embedded = lm.embed(ids.to(lm.device))
         with _observed(model, compare):
             logits = model(inputs_embeds=embedded, use_cache=False).logits
-        with _implementation(model, "eager"):
+        with AttentionImplementation(model).switched("eager"):
             own = model(inputs_embeds=embedded, use_cache=False, output_attentions=True)
     own_attention = [layer for layer in own.attentions or () if layer is not None]
     if len(own_attention) != len(attention):
@@ -248,17 +152,14 @@ def _require_equal_to_eager(
         raise UserError(f"{type(module).__name__} has no eager attention to be compared with; {_MEND}")
     query, key, value = (part.to(call.precision) for part in (call.query, call.key, call.value))
     call = replace(call, query=query, key=key, value=value)
-    length = query.shape[2]
-    visible = torch.zeros(1, 1, length, length, dtype=query.dtype, device=query.device)
-    mask = call._masked(visible, slice(0, length)).clamp(min=torch.finfo(query.dtype).min)
+    mask = call.additive_mask(call.rows, call.columns).clamp(min=torch.finfo(query.dtype).min)
     output, attention = eager(module, query, key, value, mask, **keywords)
     _require_equal(lm, f"attention of layer {layer}", _whole(call), attention, _LAYER_TOLERANCE)
     _require_equal(lm, f"output of layer {layer}", call.output(), output.transpose(1, 2), _LAYER_TOLERANCE)
 
 
 def _whole(call: AttentionCall) -> Tensor:
-    rows = slice(0, call.query.shape[2])
-    return call.probabilities(rows, rows)
+    return call.probabilities(call.rows, call.columns)
 
 
 def _require_equal(lm: FrozenLM, what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
@@ -269,7 +170,7 @@ def _require_equal(lm: FrozenLM, what: str, ours: Tensor, theirs: Tensor, tolera
     if not error <= tolerance:
         raise UserError(
             f"model {lm.name!r}: {what} differs from the model's own by {error:.1e} where at most {tolerance:.0e} was "
-            f"expected, so its saliency would be wrong; {_MEND}"
+            f"expected, so results would be wrong; {_MEND}"
         )
 
 
@@ -289,17 +190,31 @@ def _attention(
     **keywords: Any,
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in place of its own; its signature is the interface's."""
-    call = _read_call(module, query, key, value, attention_mask, keywords)
-    output = call.output()
+    call = read_call(module, query, key, value, attention_mask, keywords)
+    output, call = call.attend()
     observe = _OBSERVE.get()
     if observe is not None:
         output = observe(module, keywords, call, output)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _read_call(
+def _mask(*, q_length: int, kv_length: int, q_offset: int | Tensor, kv_offset: int, **keywords: Any) -> Tensor | None:
+    """None where rows at the end of the columns read causally, the model's mask elsewhere, True where a row may read.
+
+    The library says None only where there are as many rows as columns, so it is asked for the whole sequence.
+    """
+    if isinstance(q_offset, Tensor):
+        return position_mask(kv_length=kv_length, q_offset=q_offset, **keywords)
+    if q_offset + q_length != kv_offset + kv_length:
+        return sdpa_mask(q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset, **keywords)
+    mask = sdpa_mask(q_length=kv_length, kv_length=kv_length, q_offset=kv_offset, kv_offset=kv_offset, **keywords)
+    return None if mask is None else mask[:, :, -q_length:]
+
+
+def read_call(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, keywords: dict[str, Any]
 ) -> AttentionCall:
+    """What a model handed to its attention function, as a value. Raises ``UserError`` for what we would ignore."""
     given = {name: value for name, value in keywords.items() if value is not None and name not in _WITHOUT_EFFECT}
     scale, softcap, sinks = given.pop("scaling", None), given.pop("softcap", None), given.pop("s_aux", None)
     dropout, window = given.pop("dropout", 0.0), given.pop("sliding_window", None)
@@ -309,9 +224,9 @@ def _read_call(
         raise UserError(f"{name} uses {', '.join(sorted(given))}, which cannot be reproduced exactly; {_MEND}")
     if dropout:
         raise UserError(f"{name} drops attention at random (dropout {dropout}), expected none; call model.eval()")
-    length = query.shape[2]
-    if key.shape[2] != length:
-        raise UserError(f"{name} reads {key.shape[2]} positions from {length}, expected one whole sequence; {_MEND}")
+    length = key.shape[2]
+    if length < query.shape[2]:
+        raise UserError(f"{name} reads {length} positions from {query.shape[2]}, expected no fewer; {_MEND}")
     if mask is None and (not causal or (window is not None and length > window)):
         raise UserError(f"{name} gave no mask where its attention is not plainly causal; {_MEND}")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -334,30 +249,3 @@ def _require_once(model: PreTrainedModel, seen: list[int], layers: Collection[in
     missing = sorted(set(layers or ()) - set(seen))
     if missing:
         raise UserError(f"{name} has no softmax attention in layers {missing}; leave them out of the layers to trace")
-
-
-@contextmanager
-def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    before = [(config, config._attn_implementation) for config in _configs(model)]
-    if any(implementation == IMPLEMENTATION for _, implementation in before):
-        raise RuntimeError(f"{type(model).__name__} is already being captured")
-    try:
-        model.set_attn_implementation(name)
-        yield
-    finally:
-        # Setting a config sets its sub-configs too, so parents come first.
-        for config, implementation in before:
-            config._attn_implementation = implementation
-
-
-def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
-    """Every config that says which attention is used, each once, parents before their sub-configs."""
-    queue = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
-    found: dict[int, PreTrainedConfig] = {}
-    while queue:
-        config = queue.pop(0)
-        if id(config) in found:
-            continue
-        found[id(config)] = config
-        queue = [sub for key in config.sub_configs if (sub := getattr(config, key, None)) is not None] + queue
-    return list(found.values())

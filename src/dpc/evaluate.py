@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dpc.engine import Request, by_length, check_fits
+from dpc.engine import Decoder, Request, check_fits
 from dpc.errors import UserError
-from dpc.lm import FrozenLM
 from dpc.methods import build_method
 from dpc.methods.base import Setup
 from dpc.runs import RecordFile
-from dpc.settings import DecodingSettings
 from dpc.tasks import Task
 from dpc.trigger import Calibration, calibrate
 from dpc.types import Answer, Example, Record
+
+# Seconds of work that a kill can cost.
+_MOMENT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +36,52 @@ def grade(task: Task, example: Example, method: str, answer: Answer) -> Record:
 
 
 def evaluate(
-    lm: FrozenLM,
+    decoder: Decoder,
     task: Task,
     examples: Sequence[Example],
     method: str,
     setup: Setup,
     file: RecordFile,
-    decoding: DecodingSettings,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Record]:
     """Answer and grade every example that ``file`` does not hold yet; returns all records in the examples' order.
 
-    Batches are made from all examples, so that an interrupted run goes on with the batches it would have had.
+    Records are kept as instances are done, a few at a time, so that a kill costs seconds.
     Raises ``UserError`` naming the first question that does not fit the context, before anything is computed.
     """
-    runner = build_method(method, setup)
-    prompt = None if method == "pretrained" or setup.soft_prompt is None else setup.soft_prompt.vectors
-    questions = [lm.encode(task.prompt(example)) for example in examples]
-    requests = [Request(question, prompt) for question in questions]
-    for example, request in zip(examples, requests, strict=True):
-        check_fits(lm, request, example.id)
+    runner, lm = build_method(method, setup), decoder.lm
+    prompt = None if method == "pretrained" else setup.soft_prompt
     made = {record.example_id: record for record in file.read()}
     if stray := made.keys() - {example.id for example in examples}:
         raise UserError(
             f"{file.path}: holds {min(stray)}, which is not among the rows asked for; choose another --output"
         )
+    questions = [lm.encode(task.prompt(example)) for example in examples]
+    for example, question in zip(examples, questions, strict=True):
+        check_fits(lm, Request(question, prompt), example.id)
     correct = sum(record.score_final.correct for record in made.values())
-    for group in by_length(requests, decoding.batch_size):
-        left = [i for i in group if examples[i].id not in made]
-        if left:
-            answers = runner.answer(lm, [questions[i] for i in left], decoding.max_new_tokens or task.max_new_tokens)
-            new = [grade(task, examples[i], method, answer) for i, answer in zip(left, answers, strict=True)]
-            file.append(new)
-            made |= {record.example_id: record for record in new}
-            correct += sum(record.score_final.correct for record in new)
+    left = [index for index, example in enumerate(examples) if example.id not in made]
+    room = decoder.settings.max_new_tokens or task.max_new_tokens
+    for answers in _few_at_a_time(runner.answer(decoder, [questions[i] for i in left], room)):
+        new = [grade(task, examples[left[index]], method, answer) for index, answer in answers]
+        file.append(new)
+        made |= {record.example_id: record for record in new}
+        correct += sum(record.score_final.correct for record in new)
         if progress:
             progress(Progress(len(made), len(examples), correct))
     return [made[example.id] for example in examples]
+
+
+def _few_at_a_time(answers: Iterator[tuple[int, Answer]]) -> Iterator[list[tuple[int, Answer]]]:
+    """What comes within a moment, together: writing every record to disk by itself would take longer than making it."""
+    few, began = [], time.monotonic()
+    for answer in answers:
+        few.append(answer)
+        if time.monotonic() - began >= _MOMENT:
+            yield few
+            few, began = [], time.monotonic()
+    if few:
+        yield few
 
 
 def calibrate_records(records: Sequence[Record]) -> Calibration:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpc.engine import Request, by_length, greedy
+from dpc.engine import Decoder, Request
 from dpc.errors import UserError
 from dpc.evaluate import Progress, calibrate_records, evaluate
 from dpc.files import read_json, write_json
@@ -80,17 +80,12 @@ def describe_model(lm: FrozenLM) -> dict[str, Any]:
 def accuracy_of(lm: FrozenLM, data: Data, settings: Settings) -> Callable[[SoftPrompt], float]:
     """A function that measures the share of ``data`` a soft prompt answers, for choosing the best while tuning."""
     questions = [lm.encode(data.task.prompt(example)) for example in data.examples]
-    room = settings.decoding.max_new_tokens or data.task.max_new_tokens
+    room, decoder = settings.decoding.max_new_tokens or data.task.max_new_tokens, Decoder(lm, settings.decoding)
 
     def measure(prompt: SoftPrompt) -> float:
-        requests = [Request(question, prompt.vectors) for question in questions]
-        correct = 0
-        for group in by_length(requests, settings.decoding.batch_size):
-            answers = greedy(lm, [requests[i] for i in group], room)
-            correct += sum(
-                data.task.score(data.examples[i], a.text).correct for i, a in zip(group, answers, strict=True)
-            )
-        return correct / len(questions)
+        answers = decoder.all([Request(question, prompt) for question in questions], room)
+        scores = [data.task.score(example, a.text) for example, a in zip(data.examples, answers, strict=True)]
+        return sum(score.correct for score in scores) / len(scores)
 
     return measure
 
@@ -139,13 +134,12 @@ def calibrate_prompt(
     }
     run.restart("calibrate", made_from, run.records("calibration"))
     records = evaluate(
-        lm,
+        Decoder(lm, settings.decoding),
         data.task,
         data.examples,
         "dpc",
-        Setup(prompt, ALWAYS, settings.method, settings.decoding.saliency_batch_size),
+        Setup(prompt, ALWAYS, settings.method),
         run.records("calibration"),
-        settings.decoding,
         (lambda p: progress("calibrate", p)) if progress else None,
     )
     chosen = calibrate_records(records)
@@ -205,7 +199,7 @@ def evaluate_methods(
     if "dpc" in methods and tau is None and calibration:
         refuse_shared_rows(data, set(calibration["rows"]), "choose tau")
     threshold = tau if tau is not None else calibration["tau"] if calibration else None
-    setup = Setup(prompt, threshold, settings.method, settings.decoding.saliency_batch_size)
+    setup = Setup(prompt, threshold, settings.method)
     for name in methods:
         build_method(name, setup)
     run.enter(
@@ -219,10 +213,11 @@ def evaluate_methods(
             "decoding": settings.decoding.model_dump(),
         },
     )
+    decoder = Decoder(lm, settings.decoding)
     records: dict[str, list[Record]] = {}
     for name in methods:
         step = (lambda p, name=name: progress(name, p)) if progress else None
-        records[name] = evaluate(lm, data.task, data.examples, name, setup, run.records(name), settings.decoding, step)
+        records[name] = evaluate(decoder, data.task, data.examples, name, setup, run.records(name), step)
     results = {
         "format": 1,
         "model": lm.name,

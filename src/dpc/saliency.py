@@ -15,12 +15,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dpc.capture import AttentionCall, capture_attention, check_reproduces, grouped_matmul
+from dpc.attention_call import AttentionCall, grouped_matmul
+from dpc.block_walk import Reduce, logits_of_hidden, unchanged, walk_backward, walk_forward
+from dpc.capture import capture_attention, check_reproduces
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
+from dpc.prefix import PromptPrefix, compute_prefixes
 from dpc.types import HeadReduction, Saliency, Spans
 
 _NO_LABEL = -100
+# Logits computed at a time, over a batch: more would outweigh the activations of a block.
+_LOGITS = 2**22
 
 
 def prompt_saliency(
@@ -30,6 +35,9 @@ def prompt_saliency(
     rationales: Sequence[Sequence[int]],
     layers: Sequence[int] | None = None,
     head_reduction: HeadReduction = "abs_of_sum",
+    *,
+    prefix: PromptPrefix | None = None,
+    plain: bool = False,
 ) -> list[Saliency]:
     """``I_l[i,j] = | sum_h A_h[i,j] * dL/dA_h[i,j] |`` (Eq 1) for the prompt columns j of each instance.
 
@@ -43,6 +51,8 @@ def prompt_saliency(
         rationales: token ids that the model wrote after each question.
         layers: which layers, None for all; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
+        prefix: keys and values of ``soft_prompt``, where they are at hand; computed here otherwise.
+        plain: run the whole sequence, prompt included, in one graph that is kept; slower, and the same result.
 
     Returns:
         One ``Saliency`` an instance, scores ``[layer, question and rationale row, prompt column]`` on the model's
@@ -52,26 +62,60 @@ def prompt_saliency(
         UserError: an empty rationale, a sequence longer than the context, an unknown layer or token, a prompt of
             another width, or a model whose attention cannot be reproduced exactly.
     """
-    if head_reduction not in get_args(HeadReduction):
-        raise UserError(f"head_reduction {head_reduction!r}: expected one of {', '.join(get_args(HeadReduction))}")
     wanted = _sorted_layers(lm, layers)
-    check_reproduces(lm)
-    _require_valid(lm, soft_prompt, questions, rationales)
+    _require_ready(lm, head_reduction, soft_prompt, questions, rationales)
     if not questions:
         return []
+    blocks: dict[int, Tensor] = {}
+    # The loss of the first token after an empty question is found at the last soft token, which must run then.
+    start = 0 if plain else len(soft_prompt) - (not all(questions))
     # Gradients are needed here even where the caller has switched them off.
     with torch.inference_mode(False), torch.enable_grad():
-        batch = _pack(lm, soft_prompt, questions, rationales)
-        reducer = _Reducer(wanted[0], len(soft_prompt), batch.embedded.shape[1], head_reduction)
-        with capture_attention(lm.model, wanted, reducer):
-            losses = _rationale_losses(lm, batch)
-        assert reducer.leaf is not None
-        torch.autograd.grad(losses.sum(), reducer.leaf)
-    scores = torch.stack([reducer.blocks[layer].to(lm.device) for layer in wanted], dim=1)
+        batch = _pack(lm, soft_prompt, questions, rationales, start)
+        rows = slice(len(soft_prompt) - start, batch.embedded.shape[1])
+
+        def reduce(layer: int, call: AttentionCall, gradient: Tensor) -> None:
+            columns = slice(0, len(soft_prompt))
+            blocks[layer] = saliency_block(call, gradient, rows, columns, head_reduction).to(lm.device)
+
+        if plain:
+            losses = _in_one_graph(lm, batch, wanted, reduce)
+        else:
+            losses = _block_by_block(lm, batch, _prefix(lm, soft_prompt, prefix, start), wanted, reduce)
+    scores = torch.stack([blocks[layer] for layer in wanted], dim=1)
     return [
         _instance(scores[index], spans, wanted, loss, head_reduction)
-        for index, (spans, loss) in enumerate(zip(batch.spans, losses.detach().tolist(), strict=True))
+        for index, (spans, loss) in enumerate(zip(batch.spans, losses.tolist(), strict=True))
     ]
+
+
+def saliency_map(
+    lm: FrozenLM,
+    soft_prompt: Float[Tensor, "prompt d"],
+    question: Sequence[int],
+    rationale: Sequence[int],
+    layer: int,
+    head_reduction: HeadReduction = "abs_of_sum",
+    *,
+    prefix: PromptPrefix | None = None,
+) -> Float[Tensor, "row column"]:
+    """One layer's saliency (Eq 1) of one instance: question and rationale rows, all columns ``[p | q | r]``.
+
+    Arguments, result and errors are those of ``prompt_saliency``, whose scores are the first columns.
+    """
+    [layer] = _sorted_layers(lm, [layer])
+    _require_ready(lm, head_reduction, soft_prompt, [question], [rationale])
+    maps: list[Tensor] = []
+    start = len(soft_prompt) - (not question)
+
+    def reduce(_: int, call: AttentionCall, gradient: Tensor) -> None:
+        rows = slice(len(soft_prompt) - start, call.rows.stop)
+        maps.append(saliency_block(call, gradient, rows, call.columns, head_reduction)[0])
+
+    with torch.inference_mode(False), torch.enable_grad():
+        batch = _pack(lm, soft_prompt, [question], [rationale], start)
+        _block_by_block(lm, batch, _prefix(lm, soft_prompt, prefix, start), (layer,), reduce)
+    return _finite(maps[0]).to(lm.device)
 
 
 def saliency_block(
@@ -84,42 +128,62 @@ def saliency_block(
     """Any block of one layer's saliency (Eq 1) from its attention call and ``dL/dO``, in chunks of rows."""
     value = call.value[:, :, columns].to(call.precision)
     parts = []
-    for chunk in call.row_blocks(rows):
+    for chunk in call.row_blocks(rows, columns):
         sensitivity = grouped_matmul(gradient[:, :, chunk].to(call.precision), value)
         product = call.probabilities(chunk, columns) * sensitivity
         parts.append(product.sum(1).abs() if head_reduction == "abs_of_sum" else product.abs().sum(1))
     return torch.cat(parts, dim=1)
 
 
-class _Reducer:
-    """Cuts the graph at the shallowest layer and turns each layer's gradient into its block as soon as it arrives."""
+def _block_by_block(
+    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix, layers: tuple[int, ...], reduce: Reduce
+) -> Float[Tensor, " batch"]:
+    walk = walk_forward(lm, batch.embedded, prefix, layers[0])
+    losses, gradient = _head(lm, walk.hidden, batch.labels)
+    walk_backward(lm, walk, gradient, layers, reduce)
+    return losses
 
-    def __init__(self, shallowest: int, prompt: int, length: int, head_reduction: HeadReduction) -> None:
-        self.blocks: dict[int, Tensor] = {}
-        self.leaf: Tensor | None = None
-        self._shallowest = shallowest
-        self._rows, self._columns = slice(prompt, length), slice(0, prompt)
-        self._head_reduction = head_reduction
 
-    def __call__(self, layer: int, call: AttentionCall, output: Tensor) -> Tensor:
-        if layer == self._shallowest:
+def _head(
+    lm: FrozenLM, hidden: Float[Tensor, "batch row d"], labels: Int[Tensor, "batch row"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch row d"]]:
+    """Losses, and their gradient at ``hidden``: norm and head run over a few positions at a time."""
+    labelled = (labels != _NO_LABEL).any(0).nonzero().flatten().tolist()
+    size = max(1, _LOGITS // (len(hidden) * lm.vocab_size))
+    losses, gradient = hidden.new_zeros(len(hidden)).float(), torch.zeros_like(hidden)
+    for at in range(0, len(labelled), size):
+        part = slice(labelled[at], labelled[min(at + size, len(labelled)) - 1] + 1)
+        leaf = hidden[:, part].detach().requires_grad_()
+        logits = logits_of_hidden(lm, leaf)
+        loss = _losses(logits, labels, part)
+        [gradient[:, part]] = torch.autograd.grad(loss.sum(), leaf)
+        losses = losses + loss.detach().to(losses.device)
+    return losses, gradient
+
+
+def _in_one_graph(lm: FrozenLM, batch: _Batch, layers: tuple[int, ...], reduce: Reduce) -> Float[Tensor, " batch"]:
+    leaf: list[Tensor] = []
+
+    def visit(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
+        if layer == layers[0]:
             output = output.detach().requires_grad_()
-            self.leaf = output
-        if output.shape[2] != self._rows.stop or not output.requires_grad:
+            leaf.append(output)
+        if output.shape[2] != batch.embedded.shape[1] or not output.requires_grad:
             raise UserError(
-                f"attention layer {layer} does not run on the whole sequence after layer {self._shallowest}; "
+                f"attention layer {layer} does not run on the whole sequence after layer {layers[0]}; "
                 "choose a model of another architecture"
             )
         pending = [call.detach()]
-
-        def reduce(gradient: Tensor) -> None:
-            # Popped, so that this layer's queries, keys and values go before the next layer is reduced.
-            self.blocks[layer] = saliency_block(
-                pending.pop(), gradient, self._rows, self._columns, self._head_reduction
-            )
-
-        output.register_hook(reduce)
+        # Popped, so that this layer's queries, keys and values go before the next layer is reduced.
+        output.register_hook(lambda gradient: reduce(layer, pending.pop(), gradient))
         return output
+
+    first, last = min(s.rationale.start for s in batch.spans) - 1, max(s.rationale.stop for s in batch.spans) - 1
+    with capture_attention(lm.model, layers, visit):
+        logits = lm.logits_at(batch.embedded, torch.arange(first, last))
+    losses = _losses(logits, batch.labels, slice(first, last))
+    torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +200,9 @@ def _pack(
     soft_prompt: Tensor,
     questions: Sequence[Sequence[int]],
     rationales: Sequence[Sequence[int]],
+    start: int,
 ) -> _Batch:
+    """Embeddings and labels of all positions from ``start`` on."""
     prompt = soft_prompt.detach().to(device=lm.device, dtype=lm.dtype)
     spans = tuple(Spans.of(len(prompt), len(q), len(r)) for q, r in zip(questions, rationales, strict=True))
     length = max(span.rationale.stop for span in spans)
@@ -148,18 +214,33 @@ def _pack(
         # A token is predicted at the position before it.
         labels[row, span.rationale.start - 1 : span.rationale.stop - 1] = tokens[len(question) :]
     embedded = lm.embed(ids.to(lm.device)).detach().to(lm.dtype)
-    embedded = torch.cat([prompt.expand(len(spans), -1, -1), embedded], dim=1)
-    return _Batch(embedded, labels.to(lm.device), spans)
+    embedded = torch.cat([prompt[start:].expand(len(spans), -1, -1), embedded], dim=1)
+    return _Batch(embedded, labels[:, start:].to(lm.device), spans)
 
 
-def _rationale_losses(lm: FrozenLM, batch: _Batch) -> Float[Tensor, " batch"]:
-    """Mean cross-entropy of each instance's rationale, in nats per token."""
-    first = min(span.rationale.start for span in batch.spans) - 1
-    last = max(span.rationale.stop for span in batch.spans) - 1
-    logits = lm.logits_at(batch.embedded, torch.arange(first, last))
-    labels = batch.labels[:, first:last].to(logits.device)
-    tokens = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_NO_LABEL, reduction="none")
-    return tokens.view_as(labels).sum(1) / (labels != _NO_LABEL).sum(1)
+def _losses(
+    logits: Float[Tensor, "batch kept vocab"], labels: Int[Tensor, "batch row"], kept: slice
+) -> Float[Tensor, " batch"]:
+    """What the positions ``kept`` add to each instance's mean cross-entropy, in nats per rationale token."""
+    labels = labels.to(logits.device)
+    targets = labels[:, kept]
+    tokens = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_NO_LABEL, reduction="none")
+    return tokens.view_as(targets).sum(1) / (labels != _NO_LABEL).sum(1)
+
+
+def _prefix(lm: FrozenLM, soft_prompt: Tensor, prefix: PromptPrefix | None, stop: int) -> PromptPrefix:
+    """The first ``stop`` positions of the prompt's prefix."""
+    if prefix is None:
+        # With our attention, whose precision is the model's own even where the library's is not.
+        with capture_attention(lm.model, (), unchanged):
+            [prefix] = compute_prefixes(lm, soft_prompt.detach()[None])
+    if len(prefix) != len(soft_prompt):
+        raise UserError(
+            f"prefix of {len(prefix)} positions, soft prompt of {len(soft_prompt)} vectors: expected the prefix of "
+            "this prompt; compute it with compute_prefixes"
+        )
+    keys, values = (tuple(part[:, :stop] for part in parts) for parts in (prefix.keys, prefix.values))
+    return PromptPrefix(keys, values)
 
 
 def _instance(
@@ -170,9 +251,13 @@ def _instance(
     head_reduction: HeadReduction,
 ) -> Saliency:
     own = scores[:, : spans.rationale.stop - spans.question.start].clone()
-    if not bool(torch.isfinite(own).all()):
+    return Saliency(_finite(own), spans, layers, loss, head_reduction)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    if not bool(torch.isfinite(scores).all()):
         raise UserError("saliency is not finite: numbers overflow in this model's type, load it in float32 or bfloat16")
-    return Saliency(own, spans, layers, loss, head_reduction)
+    return scores
 
 
 def _sorted_layers(lm: FrozenLM, layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -187,12 +272,16 @@ def _sorted_layers(lm: FrozenLM, layers: Sequence[int] | None) -> tuple[int, ...
     return wanted
 
 
-def _require_valid(
+def _require_ready(
     lm: FrozenLM,
+    head_reduction: str,
     soft_prompt: Tensor,
     questions: Sequence[Sequence[int]],
     rationales: Sequence[Sequence[int]],
 ) -> None:
+    if head_reduction not in get_args(HeadReduction):
+        raise UserError(f"head_reduction {head_reduction!r}: expected one of {', '.join(get_args(HeadReduction))}")
+    check_reproduces(lm)
     prompt, width = soft_prompt.shape
     if width != lm.hidden_size or not prompt:
         raise UserError(

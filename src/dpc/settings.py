@@ -80,15 +80,37 @@ class MethodSettings(_Group):
 
 
 class DecodingSettings(_Group):
-    """How answers are generated. Decoding is greedy, as in the paper."""
+    """How answers are generated, greedily as in the paper, and traced. None of these changes an answer in float32."""
 
-    batch_size: int = Field(
-        64, ge=1, description="instances decoded together; changes speed and memory, no answer in float32"
-    )
+    batch_size: int = Field(64, ge=1, description="instances decoded together: slots, each at a position of its own")
     saliency_batch_size: int = Field(
         16, ge=1, description="instances traced together; a backward pass needs far more memory than decoding"
     )
     max_new_tokens: int | None = Field(None, ge=1, description="longest answer in tokens; none: what the task names")
+    slots: bool = Field(
+        True,
+        description="fill freed places at once and share the prompt's keys and values; false: plain padded batches",
+    )
+    compile: bool = Field(
+        False, description="compile the decoding step with torch.compile: minutes once, then fewer and larger kernels"
+    )
+    prefixes: int = Field(
+        32,
+        ge=1,
+        description="soft prompts, corrupted ones included, whose keys and values are kept for the next instance",
+    )
+    drafts: bool = Field(
+        True, description="let the second pass check the first answer in one pass, and go on where they part"
+    )
+    draft_tokens: int = Field(
+        4, ge=0, description="tokens proposed a pass from the first answer after they part; 0: one token a pass"
+    )
+    local_trigger: bool = Field(
+        True, description="judge R from the last block alone, on what decoding left there; false: a whole backward pass"
+    )
+    saliency_by_block: bool = Field(
+        True, description="trace with the prompt as a prefix, a block at a time; false: everything in one graph"
+    )
 
 
 class Settings(_Group):

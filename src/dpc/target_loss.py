@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
@@ -63,24 +66,48 @@ def epoch_updates(lengths: Sequence[int], rows_per_update: int, seed: int, epoch
 def target_loss(lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: Sequence[TokenRow]) -> Float[Tensor, ""]:
     """Cross-entropy of the targets after ``[prompt | question]``: summed over their tokens, in nats.
 
-    The loss of prompt tuning (arXiv 2503.13208, section 3.1). Rows are padded on the right without a mask: a causal
-    model reads nothing that stands to the right. ``vectors`` are cast to the model's type where they enter it.
+    The loss of prompt tuning (arXiv 2503.13208, section 3.1). The prompt is a prefix that no row changes: its keys and
+    values are computed once for all rows, differentiably. Rows are padded on the right without a mask: a causal model
+    reads nothing that stands to the right. ``vectors`` are cast to the model's type where they enter it.
     """
-    prompt, widest = vectors.shape[0], max(len(question) + len(target) for question, target in rows) - 1
+    widest = max(len(question) + len(target) for question, target in rows) - 1
     ids = torch.zeros(len(rows), widest, dtype=torch.long)
-    labels = torch.full((len(rows), prompt + widest), UNLABELLED)
+    labels = torch.full((len(rows), widest + 1), UNLABELLED)
     for index, (question, target) in enumerate(rows):
         # The end token is only ever a label: nothing reads it.
         ids[index, : len(question) + len(target) - 1] = torch.tensor(question + target[:-1], dtype=torch.long)
-        first = prompt + len(question) - 1
-        labels[index, first : first + len(target)] = torch.tensor(target)
+        labels[index, len(question) : len(question) + len(target)] = torch.tensor(target)
     embedded = lm.embed(ids.to(lm.device))
-    prefix = vectors.to(embedded).expand(len(rows), -1, -1)
-    positions = torch.arange(prompt + min(len(question) for question, _ in rows) - 1, prompt + widest)
-    logits = lm.logits_at(torch.cat((prefix, embedded), dim=1), positions).flatten(0, 1)
+    # The prompt's last position predicts the first token where a question is empty.
+    first = min(len(question) for question, _ in rows)
+    cache, before = _shared_prefix(lm, vectors.to(embedded), len(rows))
+    logits = _last_logits(lm, embedded, cache, widest - first + bool(first))
+    if not first:
+        logits = torch.cat((before.expand(len(rows), -1, -1), logits), dim=1)
     return functional.cross_entropy(
-        logits,
-        labels[:, positions].flatten().to(logits.device),
-        ignore_index=UNLABELLED,
-        reduction="sum",
+        logits.flatten(0, 1), labels[:, first:].flatten().to(logits.device), ignore_index=UNLABELLED, reduction="sum"
     )
+
+
+def _shared_prefix(
+    lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: int
+) -> tuple[DynamicCache, Float[Tensor, "1 1 vocab"]]:
+    """The prompt's keys and values, seen by every one of ``rows``, and the logits of its last position."""
+    # Without the config, so that layers with a sliding window keep all positions too; their masks do the sliding.
+    cache = DynamicCache()
+    logits = _last_logits(lm, vectors[None], cache, 1)
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None
+        assert layer.values is not None
+        layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+    return cache, logits
+
+
+def _last_logits(
+    lm: FrozenLM, embedded: Float[Tensor, "batch time d"], cache: DynamicCache, count: int
+) -> Float[Tensor, "batch {count} vocab"]:
+    # Logits of whole sequences can outweigh the activations, and nearly every architecture can leave some out.
+    keep = {"logits_to_keep": count} if "logits_to_keep" in signature(lm.model.forward).parameters else {}
+    logits: Tensor = lm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True, **keep).logits[:, -count:]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

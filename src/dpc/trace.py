@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dpc.corruption import corrupt
-from dpc.engine import Request, greedy
+from dpc.engine import Decoder, Request
 from dpc.errors import UserError
 from dpc.files import write_atomically
 from dpc.flow import (
@@ -57,7 +57,7 @@ class Trace:
 
 
 def trace_question(
-    lm: FrozenLM,
+    decoder: Decoder,
     prompt: SoftPrompt,
     tau: float,
     settings: MethodSettings,
@@ -68,7 +68,8 @@ def trace_question(
 
     Raises ``TooShortError`` where the rationale is too short to be traced (under four tokens).
     """
-    first = greedy(lm, [Request(question, prompt.vectors)], max_new_tokens)[0]
+    lm = decoder.lm
+    [first] = decoder.all([Request(question, prompt)], max_new_tokens)
     if len(first.ids) < SHORTEST_RATIONALE:
         raise TooShortError(
             f"the model answered {first.text!r}, {len(first.ids)} tokens; early and late reasoning need at least "
@@ -81,7 +82,8 @@ def trace_question(
     decision = decide(influence, tau)
     token = key_token(profile)
     corrupted = corrupt(prompt.vectors, token, settings.gamma, settings.prune_scope, settings.mask_key)
-    second = greedy(lm, [Request(question, corrupted)], max_new_tokens)[0]
+    again = Request(question, SoftPrompt.of(corrupted, prompt.base_model), first.ids)
+    [second] = decoder.all([again], max_new_tokens)
     return Trace(
         question=tuple(question),
         first=first,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dpc.engine import Request, by_length, check_fits
+from dpc.engine import Decoder, Request, check_fits
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
 from dpc.methods import build_method
@@ -82,19 +82,16 @@ def generate_lines(
     tau: float | None,
     settings: Settings,
 ) -> Iterator[str]:
-    """One JSON line a question, in batches of similar length; a line names the question by its id."""
+    """One JSON line a question, in the order in which they are done; a line names the question by its id."""
     prompt = load_prompt(lm, prompt_directory, [method])
     threshold = threshold_for(prompt_directory, prompt, tau, settings)
-    runner = build_method(method, Setup(prompt, threshold, settings.method, settings.decoding.saliency_batch_size))
+    runner = build_method(method, Setup(prompt, threshold, settings.method))
     questions = [lm.encode(task.prompt(example)) for example in examples]
-    requests = [Request(question, prompt.vectors if prompt else None) for question in questions]
-    for example, request in zip(examples, requests, strict=True):
-        check_fits(lm, request, f"question {example.id}")
+    for example, question in zip(examples, questions, strict=True):
+        check_fits(lm, Request(question, prompt), f"question {example.id}")
     room = settings.decoding.max_new_tokens or task.max_new_tokens
-    for group in by_length(requests, settings.decoding.batch_size):
-        answers = runner.answer(lm, [questions[i] for i in group], room)
-        for index, answer in zip(group, answers, strict=True):
-            yield json.dumps(_line(task, examples[index], answer), ensure_ascii=False)
+    for index, answer in runner.answer(Decoder(lm, settings.decoding), questions, room):
+        yield json.dumps(_line(task, examples[index], answer), ensure_ascii=False)
 
 
 def _line(task: Task, example: Example, answer: Answer) -> dict[str, Any]:
@@ -131,9 +128,9 @@ def show_trace(
             f"--prompt {prompt_directory}: no threshold beside it; run `dpc calibrate` first, or pass --tau"
         )
     ids = lm.encode(task.prompt(Example("question", question, "")))
-    check_fits(lm, Request(ids, prompt.vectors), "question")
+    check_fits(lm, Request(ids, prompt), "question")
     room = settings.decoding.max_new_tokens or task.max_new_tokens
-    traced = trace_question(lm, prompt, threshold, settings.method, ids, room)
+    traced = trace_question(Decoder(lm, settings.decoding), prompt, threshold, settings.method, ids, room)
     if npz is not None:
         save_npz(traced, npz)
     _print_trace(lm, question, traced)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dpc.engine import Decoder
 from dpc.evaluate import Progress as Answered
 from dpc.files import write_json
 from dpc.lm import FrozenLM
@@ -146,7 +147,9 @@ def _trace_one(
     example = pick_for_trace(run, data)
     room = settings.decoding.max_new_tokens or data.task.max_new_tokens
     try:
-        traced = trace_question(lm, prompt, tau, settings.method, lm.encode(data.task.prompt(example)), room)
+        traced = trace_question(
+            Decoder(lm, settings.decoding), prompt, tau, settings.method, lm.encode(data.task.prompt(example)), room
+        )
     except TooShortError:
         return None
     save_npz(traced, run.path / "trace.npz")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dpc.engine import Decoder
 from dpc.errors import UserError
-from dpc.lm import FrozenLM
 from dpc.settings import MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.types import Answer
@@ -20,7 +20,6 @@ class Setup:
     soft_prompt: SoftPrompt | None = None
     tau: float | None = None
     settings: MethodSettings = field(default_factory=MethodSettings)
-    saliency_batch_size: int = 16
 
     def need_prompt(self, method: str) -> SoftPrompt:
         """The soft prompt. Raises ``UserError`` where there is none."""
@@ -40,8 +39,10 @@ class Setup:
 
 
 class Method(Protocol):
-    """Answers a batch of questions with a frozen model."""
+    """Answers questions with a frozen model."""
 
-    def answer(self, lm: FrozenLM, questions: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
-        """One answer a question (token ids), decoded as one batch."""
+    def answer(
+        self, decoder: Decoder, questions: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Answer]]:
+        """Each question (token ids) once, as its index and its answer, in the order in which they are done."""
         ...

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import TypeVar
 
 from dpc.corruption import corrupt
-from dpc.engine import Request, greedy
+from dpc.engine import Decoded, Decoder, Request
 from dpc.flow import accumulation_profile, has_accumulated, key_token, late_flow, rationale_influence, shallow_layers
-from dpc.lm import FrozenLM
+from dpc.local_influence import Influence, local_influence
 from dpc.methods.base import Setup
-from dpc.methods.prompt_tuning import passes
 from dpc.saliency import prompt_saliency
 from dpc.settings import MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import SHORTEST_RATIONALE, decide, too_short
-from dpc.types import Answer, Cost, Decision, Generation, Saliency
+from dpc.types import Answer, Cost, Decision, Saliency
+
+# Batches that are gathered before they are judged: answers that stand side by side should be of like length.
+_GATHERED = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,62 +30,154 @@ class DynamicPromptCorruption:
     soft_prompt: SoftPrompt
     tau: float
     settings: MethodSettings
-    saliency_batch_size: int
 
     @classmethod
     def build(cls, setup: Setup) -> DynamicPromptCorruption:
         """Needs a soft prompt and a threshold."""
-        return cls(setup.need_prompt("dpc"), setup.need_tau("dpc"), setup.settings, setup.saliency_batch_size)
+        return cls(setup.need_prompt("dpc"), setup.need_tau("dpc"), setup.settings)
 
-    def answer(self, lm: FrozenLM, questions: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
-        """The whole method: generate, trace, decide, corrupt, generate again where triggered."""
-        began = time.perf_counter()
-        prompt = self.soft_prompt.vectors
-        first = greedy(lm, [Request(q, prompt) for q in questions], max_new_tokens)
-        decisions = self.decide(lm, questions, first)
-        triggered = [i for i, decision in enumerate(decisions) if decision.triggered]
-        again = [Request(questions[i], self.corrupted(decisions[i])) for i in triggered]
-        second = dict(zip(triggered, greedy(lm, again, max_new_tokens), strict=True))
-        seconds = (time.perf_counter() - began) / max(1, len(questions))
-        return [
-            Answer(first[i], decisions[i], second.get(i), _cost(first[i], decisions[i], second.get(i), seconds))
-            for i in range(len(questions))
-        ]
+    def answer(
+        self, decoder: Decoder, questions: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Answer]]:
+        """The whole method: generate, judge, and where it triggers trace, corrupt and generate again."""
+        between = _BetweenPasses(self, decoder)
+        queue = [Request(q, self.soft_prompt, trail=between.local, tag=index) for index, q in enumerate(questions)]
+        while queue:
+            for decoded in decoder.stream(queue, max_new_tokens):
+                if decoded.request.tag in between.second:
+                    yield decoded.request.tag, between.second[decoded.request.tag].answer(decoded)
+                else:
+                    yield from between.judge([decoded])
+                # A second pass enters the stream that the first one left, and fills a place that would stand empty.
+                queue += between.corrupt()
+            yield from between.judge([], at_once=True)
+            queue += between.corrupt(at_once=True)
 
-    def corrupted(self, decision: Decision) -> Float[Tensor, "prompt d"]:
-        """The corrupted soft prompt for an instance with a key token."""
-        assert decision.key_token is not None
+    def corrupted(self, token: int) -> SoftPrompt:
+        """The soft prompt with ``token`` masked and the rest pruned."""
         s = self.settings
-        return corrupt(self.soft_prompt.vectors, decision.key_token, s.gamma, s.prune_scope, s.mask_key)
+        vectors = corrupt(self.soft_prompt.vectors, token, s.gamma, s.prune_scope, s.mask_key)
+        return SoftPrompt.of(vectors, self.soft_prompt.base_model)
 
-    def decide(
-        self, lm: FrozenLM, questions: Sequence[Sequence[int]], rationales: Sequence[Generation]
-    ) -> list[Decision]:
-        """Trigger and key token of each instance, from one saliency pass over the shallow layers and the last."""
-        shallow = shallow_layers(lm.layers, self.settings.shallow_start, self.settings.shallow_stop)
-        layers, reduction = sorted({*shallow, lm.layers - 1}), self.settings.head_reduction
-        decisions = [too_short(len(rationale.ids), self.tau) for rationale in rationales]
-        judged = [i for i, rationale in enumerate(rationales) if len(rationale.ids) >= SHORTEST_RATIONALE]
-        saliencies: list[Saliency] = []
-        for start in range(0, len(judged), self.saliency_batch_size):
-            group = judged[start : start + self.saliency_batch_size]
-            rows, written = [questions[i] for i in group], [rationales[i].ids for i in group]
-            saliencies += prompt_saliency(lm, self.soft_prompt.vectors, rows, written, layers, reduction)
-        for i, saliency in zip(judged, saliencies, strict=True):
-            influence, profile = rationale_influence(saliency), accumulation_profile(saliency, shallow)
-            decision = decide(influence, self.tau)
-            evidence = {
-                **decision.evidence,
-                "late_flow": late_flow(influence),
-                "accumulated": has_accumulated(profile, self.settings.accumulation_k),
-                "rationale_loss": saliency.loss,
-            }
-            decisions[i] = replace(decision, key_token=key_token(profile), evidence=evidence)
+
+@dataclass(slots=True, eq=False)
+class _Instance:
+    """One instance after its first pass. A look is a pass forward and backward: of the last block, or of all."""
+
+    first: Decoded
+    decision: Decision
+    looks: int
+    seconds: float
+
+    def answer(self, second: Decoded | None = None) -> Answer:
+        """The answer, with what all passes cost."""
+        passes = [self.first] if second is None else [self.first, second]
+        cost = Cost(
+            forward_passes=sum(each.forward_passes for each in passes) + self.looks,
+            backward_passes=self.looks,
+            generated_tokens=sum(len(each.generation.ids) for each in passes),
+            seconds=sum(each.seconds for each in passes) + self.seconds,
+        )
+        return Answer(self.first.generation, self.decision, None if second is None else second.generation, cost)
+
+
+class _BetweenPasses:
+    """Instances that wait until there are enough of them to be judged, or traced, in one pass."""
+
+    def __init__(self, method: DynamicPromptCorruption, decoder: Decoder) -> None:
+        self.second: dict[int, _Instance] = {}
+        self._method, self._decoder, self._size = method, decoder, decoder.settings.saliency_batch_size
+        self._unjudged: list[Decoded] = []
+        self._triggered: list[_Instance] = []
+        self._corrupted: dict[int, SoftPrompt] = {}
+
+    @property
+    def local(self) -> bool:
+        """Whether decoding is to leave a trail for the trigger."""
+        return self._decoder.settings.slots and self._decoder.settings.local_trigger
+
+    def judge(self, decoded: Sequence[Decoded], at_once: bool = False) -> Iterator[tuple[int, Answer]]:
+        """Eqs 11 to 13, once enough wait for it or ``at_once``; yields the instances that keep their first answer."""
+        self._unjudged += decoded
+        if not self._unjudged or (len(self._unjudged) < _GATHERED * self._size and not at_once):
+            return
+        began, group = time.perf_counter(), self._unjudged
+        self._unjudged = []
+        decisions = self._decide(group)
+        seconds = (time.perf_counter() - began) / len(group)
+        for each, decision in zip(group, decisions, strict=True):
+            instance = _Instance(each, decision, int(decision.ratio is not None), seconds)
+            if decision.triggered:
+                self._triggered.append(instance)
+            else:
+                yield each.request.tag, instance.answer()
+
+    def corrupt(self, at_once: bool = False) -> list[Request]:
+        """Find the key token of what triggered (Eq 6), and ask again with it masked, the first answer as a draft."""
+        if not self._triggered or (len(self._triggered) < self._size and not at_once):
+            return []
+        began, group, method = time.perf_counter(), self._triggered, self._method
+        self._triggered = []
+        shallow = shallow_layers(self._decoder.lm.layers, method.settings.shallow_start, method.settings.shallow_stop)
+        requests = []
+        for instance, saliency in zip(group, self._saliency([i.first for i in group], shallow), strict=True):
+            profile = accumulation_profile(saliency, shallow)
+            token = key_token(profile)
+            accumulated = {"accumulated": has_accumulated(profile, method.settings.accumulation_k)}
+            evidence = instance.decision.evidence | accumulated
+            instance.decision = replace(instance.decision, key_token=token, evidence=evidence)
+            instance.looks += 1
+            prompt = self._corrupted.setdefault(token, method.corrupted(token))
+            draft = self._draft(instance.first)
+            requests.append(Request(instance.first.request.question, prompt, draft, tag=instance.first.request.tag))
+            self.second[instance.first.request.tag] = instance
+        seconds = (time.perf_counter() - began) / len(group)
+        for instance in group:
+            instance.seconds += seconds
+        return requests
+
+    def _draft(self, first: Decoded) -> tuple[int, ...]:
+        return first.generation.ids if self._decoder.settings.drafts else ()
+
+    def _decide(self, group: Sequence[Decoded]) -> list[Decision]:
+        tau = self._method.tau
+        long = [each for each in group if len(each.generation.ids) >= SHORTEST_RATIONALE]
+        found = dict(zip([each.request.tag for each in long], self._influence(long), strict=True))
+        decisions = []
+        for each in group:
+            influence = found.get(each.request.tag)
+            if influence is None:
+                decisions.append(too_short(len(each.generation.ids), tau))
+                continue
+            decision = decide(influence.values, tau)
+            more = {"late_flow": late_flow(influence.values), "rationale_loss": influence.loss}
+            decisions.append(replace(decision, evidence=decision.evidence | more))
         return decisions
 
+    def _influence(self, group: Sequence[Decoded]) -> list[Influence]:
+        lm, reduction = self._decoder.lm, self._method.settings.head_reduction
+        if not self.local:
+            return [Influence(rationale_influence(s), s.loss) for s in self._saliency(group, [lm.layers - 1])]
+        return self._in_batches(group, lambda batch: local_influence(lm, batch, reduction))
 
-def _cost(first: Generation, decision: Decision, second: Generation | None, seconds: float) -> Cost:
-    """Both generations, and one forward and one backward pass where the instance was traced."""
-    traced = decision.ratio is not None
-    generations = [first] if second is None else [first, second]
-    return Cost(sum(map(passes, generations)) + traced, int(traced), sum(len(g.ids) for g in generations), seconds)
+    def _saliency(self, group: Sequence[Decoded], layers: Sequence[int]) -> list[Saliency]:
+        lm, prompt, by_block = self._decoder.lm, self._method.soft_prompt, self._decoder.settings.saliency_by_block
+        [prefix] = self._decoder.prefixes.get([prompt]) if by_block else [None]
+
+        def trace(batch: Sequence[Decoded]) -> list[Saliency]:
+            questions, rationales = [d.request.question for d in batch], [d.generation.ids for d in batch]
+            reduction = self._method.settings.head_reduction
+            return prompt_saliency(
+                lm, prompt.vectors, questions, rationales, layers, reduction, prefix=prefix, plain=not by_block
+            )
+
+        return self._in_batches(group, trace)
+
+    def _in_batches(self, group: Sequence[Decoded], compute: Callable[[Sequence[Decoded]], list[T]]) -> list[T]:
+        """``compute`` over batches of similar length, so that little is padding; results in the order of ``group``."""
+        order = sorted(range(len(group)), key=lambda i: len(group[i].generation.ids))
+        found: dict[int, T] = {}
+        for start in range(0, len(order), self._size):
+            batch = order[start : start + self._size]
+            found.update(zip(batch, compute([group[i] for i in batch]), strict=True))
+        return [found[i] for i in range(len(group))]

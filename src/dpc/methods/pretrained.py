@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpc.engine import Request
-from dpc.lm import FrozenLM
+from dpc.engine import Decoder
 from dpc.methods.base import Setup
 from dpc.methods.prompt_tuning import single_pass
 from dpc.types import Answer
@@ -21,6 +20,8 @@ class Pretrained:
         """Needs nothing."""
         return cls()
 
-    def answer(self, lm: FrozenLM, questions: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+    def answer(
+        self, decoder: Decoder, questions: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Answer]]:
         """One greedy pass."""
-        return single_pass(lm, [Request(question) for question in questions], max_new_tokens)
+        return single_pass(decoder, questions, None, max_new_tokens)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpc.engine import Request, greedy
-from dpc.lm import FrozenLM
+from dpc.engine import Decoder, Request
 from dpc.methods.base import Setup
 from dpc.soft_prompt import SoftPrompt
-from dpc.types import Answer, Cost, Generation
+from dpc.types import Answer, Cost
 
 
-def passes(generation: Generation) -> int:
-    """Forward passes that a generation took part in: one for each token, the end token included."""
-    return len(generation.ids) + (generation.finish == "eos")
-
-
-def single_pass(lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int) -> list[Answer]:
-    """Answer every request with one greedy generation; the batch's seconds are shared evenly."""
-    began = time.perf_counter()
-    generations = greedy(lm, requests, max_new_tokens)
-    seconds = (time.perf_counter() - began) / max(1, len(requests))
-    return [Answer(g, None, None, Cost(passes(g), 0, len(g.ids), seconds)) for g in generations]
+def single_pass(
+    decoder: Decoder, questions: Sequence[Sequence[int]], soft_prompt: SoftPrompt | None, max_new_tokens: int
+) -> Iterator[tuple[int, Answer]]:
+    """Answer every question with one greedy generation."""
+    queue = [Request(question, soft_prompt, tag=index) for index, question in enumerate(questions)]
+    for decoded in decoder.stream(queue, max_new_tokens):
+        cost = Cost(decoded.forward_passes, 0, len(decoded.generation.ids), decoded.seconds)
+        yield decoded.request.tag, Answer(decoded.generation, None, None, cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +32,8 @@ class PromptTuning:
         """Needs a soft prompt."""
         return cls(setup.need_prompt("prompt_tuning"))
 
-    def answer(self, lm: FrozenLM, questions: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+    def answer(
+        self, decoder: Decoder, questions: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> Iterator[tuple[int, Answer]]:
         """One greedy pass."""
-        return single_pass(lm, [Request(q, self.soft_prompt.vectors) for q in questions], max_new_tokens)
+        return single_pass(decoder, questions, self.soft_prompt, max_new_tokens)

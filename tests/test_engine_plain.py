@@ -1,4 +1,4 @@
-"""Batched greedy decoding is one-at-a-time greedy decoding, whatever the padding, the prompts and the architecture."""
+"""Plain batched decoding is one-at-a-time greedy decoding, whatever the padding, the prompts and the architecture."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from dpc.engine import Request, by_length, greedy
+from dpc.engine import Request, by_length
+from dpc.engine.plain import greedy
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
+from dpc.soft_prompt import SoftPrompt
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 
@@ -22,7 +24,7 @@ def requests_for(lm: FrozenLM, count: int = 6, prompt: int = 4) -> list[Request]
     for index in range(count):
         ids = torch.randint(5, lm.vocab_size, (3 + 7 * index,), generator=generator).tolist()
         vectors = torch.randn(prompt, lm.hidden_size, generator=generator) * 0.1
-        made.append(Request(ids, None if index == 2 else vectors))
+        made.append(Request(ids, None if index == 2 else SoftPrompt.of(vectors, lm.name)))
     return made
 
 
@@ -46,10 +48,10 @@ def peft_generate(architecture: str, request: Request, new_tokens: int) -> list[
     """What PEFT generates for one instance, up to its end token."""
     lm = tiny_lm(architecture)
     assert request.soft_prompt is not None
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(request.soft_prompt))
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=request.prompt_length)
     model = peft.get_peft_model(lm.model, config).eval()
     with torch.no_grad():
-        model.prompt_encoder["default"].embedding.weight.copy_(request.soft_prompt)
+        model.prompt_encoder["default"].embedding.weight.copy_(request.soft_prompt.vectors)
     ids = torch.tensor([list(request.question)])
     settings = GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(lm.end_ids), pad_token_id=1

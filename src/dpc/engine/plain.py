@@ -1,47 +1,17 @@
-"""Greedy decoding of a batch whose instances have different questions and different soft prompts."""
+"""Plain greedy decoding: one padded batch, a cache that grows, every pass one token. What the fast paths must equal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from dpc.errors import UserError
+from dpc.engine.request import Request, check_fits
 from dpc.lm import FrozenLM
 from dpc.types import Finish, Generation
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """One instance to decode: a question's token ids and the soft prompt before it, None for the bare model."""
-
-    question: Sequence[int]
-    soft_prompt: Float[Tensor, "prompt d"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.question) + (0 if self.soft_prompt is None else len(self.soft_prompt))
-
-
-def check_fits(lm: FrozenLM, request: Request, name: str) -> None:
-    """Raise ``UserError`` unless ``request``, called ``name`` in the message, leaves room for an answer."""
-    if not request.question:
-        raise UserError(f"{name}: the question has no tokens; expected some text")
-    if len(request) >= lm.context:
-        raise UserError(
-            f"{name}: {len(request)} tokens with the soft prompt, but the context of {lm.name} holds {lm.context} "
-            "and an answer must fit as well; shorten the question or leave the row out"
-        )
-
-
-def by_length(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Indices of ``requests`` in groups of at most ``size`` of similar length, so that little is padding."""
-    order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Tensor, "batch time d"], Tensor, Tensor]:
@@ -54,7 +24,7 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
     for request in requests:
         question = lm.embed(torch.tensor(list(request.question), device=lm.device))
         prompt = request.soft_prompt
-        rows.append(question if prompt is None else torch.cat([prompt.to(question), question]))
+        rows.append(question if prompt is None else torch.cat([prompt.vectors.to(question), question]))
     longest = max(len(row) for row in rows)
     embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=lm.device)

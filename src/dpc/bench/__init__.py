@@ -1,0 +1,1 @@
+"""What this package costs, measured in turn against what a careful user of PEFT and transformers would write."""

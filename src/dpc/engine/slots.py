@@ -1,0 +1,201 @@
+"""Greedy decoding in slots: a finished instance leaves, the next enters, each row at a position of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from dpc.engine.drafts import NgramDraft
+from dpc.engine.request import Decoded, Request, check_fits
+from dpc.engine.slot_model import SlotModel
+from dpc.prefix import PrefixStore
+from dpc.types import Finish, Generation
+
+# Where reading a token means waiting for the device, several steps are made between two looks.
+_STEPS_ON_GPU = 8
+# A draft needs logits at every position: at most this many numbers in one pass.
+_LOGITS_ELEMENTS = 2**26
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One instance on its way. The model has read all that it wrote but the last token."""
+
+    request: Request
+    limit: int
+    written: list[int] = field(default_factory=list)
+    finish: Finish | None = None
+    forward_passes: int = 0
+    seconds: float = 0.0
+    ngrams: NgramDraft | None = None
+
+    @property
+    def position(self) -> int:
+        """Where the last token that was written stands."""
+        return len(self.request) + len(self.written) - 1
+
+    def take(self, tokens: Sequence[int], end_ids: Sequence[int]) -> None:
+        """Add what the model wrote, up to the end of the answer."""
+        for token in tokens:
+            if self.finish:
+                return
+            if token in end_ids:
+                self.finish = "eos"
+            else:
+                self.written.append(token)
+                self.finish = "length" if len(self.written) == self.limit else None
+
+    def agreed(self, draft: Sequence[int], predicted: Sequence[int]) -> Sequence[int]:
+        """What greedy decoding writes where ``predicted`` stood after each token of a draft: one more than agree."""
+        same = next((i for i, token in enumerate(draft) if token != predicted[i]), len(draft))
+        return predicted[: same + 1]
+
+
+class SlotDecoder:
+    """A scheduler: which instance has which row, and what the next pass does."""
+
+    def __init__(
+        self, model: SlotModel, prefixes: PrefixStore, max_new_tokens: int, draft_tokens: int, draft_pass: int
+    ) -> None:
+        self._model, self._prefixes, self._max_new_tokens = model, prefixes, max_new_tokens
+        self._draft_tokens, self._draft_pass = draft_tokens, draft_pass
+        self._rows: list[_Slot | None] = [None] * model.slots
+        self._end_ids = model.lm.end_ids
+
+    @torch.no_grad()
+    def stream(self, queue: list[Request]) -> Iterator[Decoded]:
+        """Answer what is in ``queue``, longest first; more may be put there while answers are taken."""
+        while queue or self._running():
+            free = len(self._rows) - len(self._running())
+            if queue and (free >= max(1, len(self._rows) // 8) or free == len(self._rows)):
+                self._admit(queue)
+            elif drafts := self._drafts():
+                self._verify(drafts)
+            else:
+                self._step()
+            yield from self._leave()
+            if not queue:
+                self._close_ranks()
+
+    def _running(self) -> list[int]:
+        return [row for row, slot in enumerate(self._rows) if slot is not None]
+
+    def _admit(self, queue: list[Request]) -> None:
+        """Fill free rows: one pass reads their questions, and drafts along with them."""
+        lm = self._model.lm
+        queue.sort(key=lambda request: len(request.question) + len(request.draft))
+        rows = [row for row, slot in enumerate(self._rows) if slot is None]
+        entering: list[Request] = []
+        while queue and len(entering) < len(rows):
+            most = max((len(request.draft) for request in [*entering, queue[-1]]), default=0) + 1
+            if entering and most > 1 and (len(entering) + 1) * most * lm.vocab_size > _LOGITS_ELEMENTS:
+                break
+            check_fits(lm, queue[-1], f"question {queue[-1].tag + 1}")
+            entering.append(queue.pop())
+        rows = rows[: len(entering)]
+        for row, request in zip(rows, entering, strict=True):
+            limit = min(self._max_new_tokens, lm.context - len(request))
+            ngrams = NgramDraft(request.draft) if request.draft and self._draft_tokens else None
+            self._rows[row] = _Slot(request, limit, ngrams=ngrams)
+        self._model.reserve(self._longest(entering))
+        prompts = {r.soft_prompt.sha256: r.soft_prompt for r in entering if r.soft_prompt is not None}
+        prefixes = dict(zip(prompts, self._prefixes.get(list(prompts.values())), strict=True))
+        self._model.insert(rows, [prefixes[r.soft_prompt.sha256] if r.soft_prompt else None for r in entering])
+        texts = [(*request.question, *request.draft) for request in entering]
+        self._extend(rows, texts, [request.prompt_length for request in entering], [r.draft for r in entering])
+
+    def _longest(self, entering: Sequence[Request]) -> int:
+        """Positions that these need to the end, padding of drafts included."""
+        limit, context = self._max_new_tokens, self._model.lm.context
+        longest = max(max(len(r) + min(limit, context - len(r)), len(r) + len(r.draft)) for r in entering)
+        return longest + self._draft_tokens
+
+    def _drafts(self) -> dict[int, tuple[int, ...]]:
+        """What n-grams of the first answers propose for each running row; nothing where a pass has no room for it."""
+        running = self._running()
+        if not self._draft_tokens or len(running) * (1 + self._draft_tokens) > self._draft_pass:
+            return {}
+        drafts = {row: self._propose(row) for row in running}
+        return drafts if any(drafts.values()) else {}
+
+    def _propose(self, row: int) -> tuple[int, ...]:
+        slot = self._rows[row]
+        assert slot is not None
+        most = min(self._draft_tokens, slot.limit - len(slot.written) - 1)
+        return slot.ngrams.propose(slot.written, most) if slot.ngrams else ()
+
+    def _verify(self, drafts: dict[int, tuple[int, ...]]) -> None:
+        """One pass over every running row and what is proposed for it."""
+        slots = {row: slot for row in drafts if (slot := self._rows[row]) is not None}
+        texts = [(slot.written[-1], *drafts[row]) for row, slot in slots.items()]
+        self._extend(list(slots), texts, [slot.position for slot in slots.values()], list(drafts.values()))
+
+    def _extend(
+        self,
+        rows: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        drafts: Sequence[Sequence[int]],
+    ) -> None:
+        """A pass over texts that end with drafts; each row takes what agrees, and the token after it."""
+        began = time.perf_counter()
+        keep = max(map(len, drafts)) + 1
+        predicted = self._model.extend(rows, texts, starts, keep, self._trail(rows)).tolist()
+        seconds = (time.perf_counter() - began) / len(rows)
+        for row, draft, tokens in zip(rows, drafts, predicted, strict=True):
+            slot = self._rows[row]
+            assert slot is not None
+            slot.take(slot.agreed(draft, tokens[keep - 1 - len(draft) :]), self._end_ids)
+            slot.forward_passes += 1
+            slot.seconds += seconds
+
+    def _step(self) -> None:
+        """One token in every running row, or several on a device that would make us wait for each."""
+        running = self._running()
+        count = 1 if self._model.lm.device.type == "cpu" else _STEPS_ON_GPU
+        began = time.perf_counter()
+        # A free row below a running one is decoded along, at position 0: cheaper than moving rows about.
+        slots = self._rows[: running[-1] + 1]
+        tokens = [slot.written[-1] if slot else 0 for slot in slots]
+        positions = [slot.position if slot else 0 for slot in slots]
+        written = self._model.steps(tokens, positions, count, self._trail(running)).tolist()
+        seconds = (time.perf_counter() - began) / len(running)
+        for row in running:
+            slot = slots[row]
+            assert slot is not None
+            before = len(slot.written)
+            slot.take([step[row] for step in written], self._end_ids)
+            slot.forward_passes += len(slot.written) - before + (slot.finish == "eos")
+            slot.seconds += seconds
+
+    def _trail(self, rows: Sequence[int]) -> bool:
+        return any(slot.request.trail for row in rows if (slot := self._rows[row]) is not None)
+
+    def _leave(self) -> Iterator[Decoded]:
+        for row in self._running():
+            slot = self._rows[row]
+            assert slot is not None
+            if slot.finish is None:
+                continue
+            self._rows[row] = None
+            wanted = slot.request.trail and slot.written
+            trail = self._model.trail(row, len(slot.request) - 1, slot.position) if wanted else None
+            text = self._model.lm.decode(slot.written)
+            generation = Generation(tuple(slot.written), text, slot.finish)
+            yield Decoded(slot.request, generation, slot.forward_passes, slot.seconds, trail)
+
+    def _close_ranks(self) -> None:
+        """Nobody enters any more: move the last running rows into gaps, so that passes get smaller."""
+        running = self._running()
+        gaps = [row for row in range(len(running)) if self._rows[row] is None]
+        if len(gaps) < max(1, len(running) // 8):
+            return
+        for gap in gaps:
+            last = self._running()[-1]
+            slot = self._rows[last]
+            assert slot is not None
+            self._model.move(last, gap, slot.position)
+            self._rows[gap], self._rows[last] = slot, None

@@ -1,0 +1,45 @@
+"""Which attention function a model uses, changed for as long as a ``with`` block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class AttentionImplementation:
+    """The switch of one model. Finding every config that names the attention is slow, so it is done once."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._configs = _configs(model)
+
+    def in_use(self) -> set[str | None]:
+        """What the parts of the model use now."""
+        return {config._attn_implementation for config in self._configs}
+
+    @contextmanager
+    def switched(self, name: str) -> Iterator[None]:
+        """Use the registered implementation ``name``; restored on exit, also after an error."""
+        before = [(config, config._attn_implementation) for config in self._configs]
+        try:
+            for config in self._configs:
+                config._attn_implementation = name
+            yield
+        finally:
+            # Setting a config sets its sub-configs too, so parents come first.
+            for config, implementation in before:
+                config._attn_implementation = implementation
+
+
+def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """Every config that says which attention is used, each once, parents before their sub-configs."""
+    queue = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    found: dict[int, PreTrainedConfig] = {}
+    while queue:
+        config = queue.pop(0)
+        if id(config) in found:
+            continue
+        found[id(config)] = config
+        queue = [sub for key in config.sub_configs if (sub := getattr(config, key, None)) is not None] + queue
+    return list(found.values())

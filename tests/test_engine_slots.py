@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,13 +134,30 @@ def test_a_decoder_serves_streams_of_growing_length_one_after_the_other() -> Non
         assert decoder.all(requests, new_tokens) == alone(lm, requests, new_tokens)
 
 
-def test_generation_stops_where_the_context_is_full() -> None:
-    lm = lm_with_many_ends("llama", [lm_last := 257])
+def test_a_decoder_is_one_stream_at_a_time() -> None:
+    lm = lm_with_many_ends("llama")
+    decoder, requests = Decoder(lm), requests_for(lm, 3, [soft_prompt(lm)])
+    stream = decoder.stream(list(requests), 9)
+    next(stream)
+    with pytest.raises(RuntimeError, match="another stream"):
+        decoder.all(requests, 9)
+    stream.close()
+    assert decoder.all(requests, 9) == alone(lm, requests, 9)
+
+
+# GPT-2 has an embedding for every position of the context and none beyond.
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral"])
+def test_generation_stops_where_the_context_is_full(architecture: str) -> None:
+    lm = lm_with_many_ends(architecture, [lm_last := 257])
     prompt = soft_prompt(lm)
     requests = [Request([20] * (CONTEXT - len(prompt.vectors) - 3), prompt, tag=0), Request([20, 21], prompt, tag=1)]
     made = Decoder(lm, DecodingSettings(batch_size=2)).all(requests, 9)
     assert [len(generation.ids) for generation in made] == [3, 9]
     assert made == alone(lm, requests, 9)
+    drafted = [
+        replace(request, draft=[*generation.ids, 30, 31]) for request, generation in zip(requests, made, strict=True)
+    ]
+    assert Decoder(lm, DecodingSettings(batch_size=2)).all(drafted, 9) == made
     assert all(lm_last not in generation.ids for generation in made)
 
 

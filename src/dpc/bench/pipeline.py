@@ -49,7 +49,7 @@ def _measure(bench: Bench) -> Iterator[Measured]:
     total = len(e.questions)
     rate = sum(answer.second is not None for answer in kept["dpc"]) / total
     raw = {"seconds": seconds, "instances": total, "trigger rate": rate, "tau": e.tau}
-    price = Target("<=", 1 + 0.5 * rate + 0.05)
+    price = Target("<=", 1 + 0.5 * rate + 0.05, LIKE)
     yield Measured(PRICE, seconds["dpc"] / seconds["prompt_tuning"], raw, price)
     yield Measured(FASTER, seconds["naive"] / seconds["dpc"], raw)
     equal = share_equal([outcome(answer) for answer in kept["dpc"]], [_theirs(answer) for answer in kept["naive"]])
@@ -72,8 +72,15 @@ def _theirs(answer: Any) -> Outcome:
     return answer.first, answer.second, None if answer.second is None else answer.key_token
 
 
+# Why the targets may be missed. A sequence of the embedded benchmark has about 130 tokens, its model 872,000 weights.
+LIKE = (
+    "so small a model decodes a token for a few times what it is trained on one: judging every instance costs about a "
+    "tenth of the first pass, and tracing one that triggered about as much as answering it"
+)
+SHORT = "over 130 positions naive's whole matrices are small and quick, and most of its time is generation"
+CACHE = "ours is mostly the cache of 64 slots at full length; over 130 positions naive's whole matrices are small"
 # The target of the first stands with its measurement: it depends on the trigger rate.
 POINT = Point(
-    {PRICE: None, FASTER: Target(">=", 6.0), EQUAL: Target(">=", 1.0), MEMORY: Target("<=", 0.5)},
+    {PRICE: None, FASTER: Target(">=", 6.0, SHORT), EQUAL: Target(">=", 1.0), MEMORY: Target("<=", 0.5, CACHE)},
     _measure,
 )

@@ -25,6 +25,7 @@ class Decoder:
     def __init__(self, lm: FrozenLM, settings: DecodingSettings | None = None) -> None:
         self.lm, self.settings = lm, settings or DecodingSettings()
         self.prefixes = PrefixStore(lm, self.settings.prefixes)
+        self._busy = False
         self._model: SlotModel | None = None
         if self.settings.slots:
             try:
@@ -40,17 +41,25 @@ class Decoder:
 
         Raises ``UserError`` where a question leaves no room for an answer.
         """
-        if self._model is None:
-            return self._plain(queue, max_new_tokens)
-        settings = self.settings
-        slots = SlotDecoder(self._model, self.prefixes, max_new_tokens, settings.draft_tokens, settings.batch_size)
-        return slots.stream(queue)
+        if self._busy:
+            raise RuntimeError("this decoder is in the middle of another stream; finish that one, or take two decoders")
+        self._busy = True
+        try:
+            yield from (
+                self._slots(self._model, queue, max_new_tokens) if self._model else self._plain(queue, max_new_tokens)
+            )
+        finally:
+            self._busy = False
 
     def all(self, requests: Sequence[Request], max_new_tokens: int) -> list[Generation]:
         """The answers to ``requests``, in their order."""
         tagged = {id(request): index for index, request in enumerate(requests)}
         done = {tagged[id(d.request)]: d.generation for d in self.stream(list(requests), max_new_tokens)}
         return [done[index] for index in range(len(requests))]
+
+    def _slots(self, model: SlotModel, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:
+        slots = SlotDecoder(model, self.prefixes, max_new_tokens, self.settings.draft_tokens, self.settings.batch_size)
+        return slots.stream(queue)
 
     def _plain(self, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:
         while queue:

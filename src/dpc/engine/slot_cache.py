@@ -92,15 +92,15 @@ class SlotCache(Cache):
         self._slot_layers = [SlotLayer(slots, capacity) for _ in range(layers)]
         super().__init__(layers=list(self._slot_layers))
 
-    def look_at(self, window: Window) -> None:
-        """Set what the next forward pass writes and reads."""
-        self._positions = window.positions
+    def look_at(self, window: Window, position_ids: Int[Tensor, "row time"]) -> None:
+        """Set what the next forward pass writes and reads, and where its tokens stand to the model."""
+        self._position_ids = position_ids
         for layer in self._slot_layers:
             layer.window = window
 
     def get_query_offset(self, layer_idx: int = 0) -> Int[Tensor, "row time"]:  # type: ignore[override]
         """The position of every new token: the mask function asks for rows, and ours takes one a token."""
-        return self._positions
+        return self._position_ids
 
     def grow(self, capacity: int) -> None:
         """Make room for ``capacity`` positions; what is there is kept."""

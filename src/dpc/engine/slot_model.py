@@ -99,7 +99,9 @@ class SlotModel:
     def _forward(
         self, ids: Int[Tensor, "row time"], window: Window, keep: int, trail: bool
     ) -> Float[Tensor, "row keep vocab"]:
-        self._cache.look_at(window)
+        # To the model padding stands at position 0: a place that every model has, and that is not masked whole.
+        position_ids = window.positions.masked_fill(window.positions >= self.capacity, 0)
+        self._cache.look_at(window, position_ids)
 
         def keep_hidden(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             hidden = arguments[0]
@@ -112,7 +114,7 @@ class SlotModel:
             with self._implementation.switched(IMPLEMENTATION):
                 output = (self._step if ids.shape[1] == 1 else self.lm.model)(
                     input_ids=ids,
-                    position_ids=window.positions,
+                    position_ids=position_ids,
                     past_key_values=self._cache,
                     use_cache=True,
                     logits_to_keep=keep,

@@ -16,6 +16,8 @@ from dpc.types import Finish, Generation
 
 # Where reading a token means waiting for the device, several steps are made between two looks.
 _STEPS_ON_GPU = 8
+# A pass over questions reads at most this many tokens, so that activations stay in a CPU's cache, and memory in bounds.
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**11, 2**14
 # A draft needs logits at every position: at most this many numbers in one pass.
 _LOGITS_ELEMENTS = 2**26
 
@@ -89,29 +91,32 @@ class SlotDecoder:
         queue.sort(key=lambda request: len(request.question) + len(request.draft))
         rows = [row for row, slot in enumerate(self._rows) if slot is None]
         entering: list[Request] = []
-        while queue and len(entering) < len(rows):
-            most = max((len(request.draft) for request in [*entering, queue[-1]]), default=0) + 1
-            if entering and most > 1 and (len(entering) + 1) * most * lm.vocab_size > _LOGITS_ELEMENTS:
-                break
+        while queue and len(entering) < len(rows) and self._fits_in_a_pass([*entering, queue[-1]]):
             check_fits(lm, queue[-1], f"question {queue[-1].tag + 1}")
             entering.append(queue.pop())
-        rows = rows[: len(entering)]
-        for row, request in zip(rows, entering, strict=True):
-            limit = min(self._max_new_tokens, lm.context - len(request))
-            ngrams = NgramDraft(request.draft) if request.draft and self._draft_tokens else None
+        rows, context = rows[: len(entering)], lm.context
+        limits = [min(self._max_new_tokens, context - len(request)) for request in entering]
+        drafts = [request.draft[:limit] for request, limit in zip(entering, limits, strict=True)]
+        for row, request, limit, draft in zip(rows, entering, limits, drafts, strict=True):
+            ngrams = NgramDraft(draft) if draft and self._draft_tokens else None
             self._rows[row] = _Slot(request, limit, ngrams=ngrams)
-        self._model.reserve(self._longest(entering))
+        longest = max(len(request) + limit for request, limit in zip(entering, limits, strict=True))
+        self._model.reserve(longest + self._draft_tokens)
         prompts = {r.soft_prompt.sha256: r.soft_prompt for r in entering if r.soft_prompt is not None}
         prefixes = dict(zip(prompts, self._prefixes.get(list(prompts.values())), strict=True))
         self._model.insert(rows, [prefixes[r.soft_prompt.sha256] if r.soft_prompt else None for r in entering])
-        texts = [(*request.question, *request.draft) for request in entering]
-        self._extend(rows, texts, [request.prompt_length for request in entering], [r.draft for r in entering])
+        texts = [(*request.question, *draft) for request, draft in zip(entering, drafts, strict=True)]
+        self._extend(rows, texts, [request.prompt_length for request in entering], drafts)
 
-    def _longest(self, entering: Sequence[Request]) -> int:
-        """Positions that these need to the end, padding of drafts included."""
-        limit, context = self._max_new_tokens, self._model.lm.context
-        longest = max(max(len(r) + min(limit, context - len(r)), len(r) + len(r.draft)) for r in entering)
-        return longest + self._draft_tokens
+    def _fits_in_a_pass(self, entering: Sequence[Request]) -> bool:
+        if len(entering) == 1:
+            return True
+        lm, kept = self._model.lm, max(len(request.draft) for request in entering) + 1
+        width = max(len(request.question) + len(request.draft) for request in entering)
+        tokens = _TOKENS_ON_CPU if lm.device.type == "cpu" else _TOKENS_ON_GPU
+        return len(entering) * width <= tokens and (
+            kept == 1 or len(entering) * kept * lm.vocab_size <= _LOGITS_ELEMENTS
+        )
 
     def _drafts(self) -> dict[int, tuple[int, ...]]:
         """What n-grams of the first answers propose for each running row; nothing where a pass has no room for it."""

@@ -35,6 +35,7 @@ NOTES = {
     "Makefile": "demo, test, check: each sets itself up",
     "README.md": "what this is, and how to use it",
     "benchmarks": "the opponent that every speed claim is measured against, and the table of what was measured",
+    "benchmarks/results.jsonl": "the figures that were measured last, a line each, with command, commit and machine",
     "constraints.txt": "the exact versions that the tests ran on",
     "docs": "architecture, command line, configuration, results",
     "pyproject.toml": "the package, its dependencies and why, the settings of the tools",
@@ -210,12 +211,20 @@ def results(argument: str) -> list[str]:
     return markdown_table(json.loads(path.read_text("utf-8"))).splitlines()
 
 
+def bench(_: str) -> list[str]:
+    """The table of ``benchmarks/results.jsonl``, which ``dpc bench --write`` keeps."""
+    from dpc.bench.table import markdown_lines, read_lines
+
+    return markdown_lines(read_lines(ROOT / "benchmarks/results.jsonl"))
+
+
 GENERATORS: dict[str, Callable[[str], list[str]]] = {
     "tree": tree,
     "rooms": rooms,
     "help": help_pages,
     "configuration": configuration,
     "results": results,
+    "bench": bench,
 }
 
 
@@ -234,7 +243,7 @@ def render(text: str) -> str:
 def main(check: bool) -> int:
     """Write all documents, or only compare them; the number of those that failed."""
     failures = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         name = path.relative_to(ROOT)
         try:
             text = path.read_text("utf-8")

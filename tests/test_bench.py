@@ -22,7 +22,7 @@ from dpc.bench.opponent import FOLDER, naive
 from dpc.bench.plot import Series, log_chart
 from dpc.bench.points import POINTS, get_point
 from dpc.bench.saliency import growth
-from dpc.bench.table import markdown, write_readme
+from dpc.bench.table import keep_lines, markdown_lines, read_lines
 from dpc.corruption import corrupt
 from dpc.errors import UserError
 from dpc.flow import rationale_influence
@@ -171,29 +171,31 @@ def test_an_unknown_point_is_refused_with_the_names_that_there_are(capsys: pytes
     assert capsys.readouterr().err == f"error: unknown point 'sped': expected {', '.join(POINTS)}\n"
 
 
-def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- generated: bench -->\nold\n<!-- end -->\nafter\n")
-    text = markdown(list(figures("p", point(1.0), BENCH)), [("machine", "mine")])
-    write_readme(readme, text)
-    write_readme(readme, text)
-    lines = readme.read_text().splitlines()
-    assert (lines[0], lines[1], lines[-2], lines[-1]) == (
-        "before",
-        "<!-- generated: bench -->",
-        "<!-- end -->",
-        "after",
-    )
-    assert lines[2:-2] == [
-        "- machine: mine",
-        "",
-        "| figure | target | measured | holds | why not |",
+def lines_of(name: str, value: float) -> list[dict[str, Any]]:
+    made_by = {"command": f"dpc bench {name}", "commit": "c0ffee"}
+    return [figure.to_json(BENCH) | made_by for figure in figures(name, point(value), BENCH)]
+
+
+def test_figures_are_kept_point_by_point_and_the_latest_counts(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert markdown_lines(read_lines(path)) == ["Not measured yet: `dpc bench --write`."]
+    keep_lines(path, lines_of("tuning", 1.0))
+    keep_lines(path, lines_of("decode", 3.0))
+    keep_lines(path, lines_of("tuning", 1.5))
+    kept = read_lines(path)
+    assert [(line["name"], line["measured"]) for line in kept] == [("decode: speed", 3.0), ("tuning: speed", 1.5)]
+    table = markdown_lines(kept)
+    assert table[0] == "- command: `dpc bench decode`; `dpc bench tuning`"
+    assert table[-3:] == [
         "|---|--:|--:|---|---|",
-        "| p: speed | ≥ 2 | 1 | no | it is slow |",
+        "| decode: speed | ≥ 2 | 3 | yes |  |",
+        "| tuning: speed | ≥ 2 | 1.5 | no | it is slow |",
     ]
-    readme.write_text("nothing")
-    with pytest.raises(UserError, match="has no block"):
-        write_readme(readme, text)
+    with pytest.raises(UserError, match="checkout"):
+        keep_lines(tmp_path / "nowhere" / "results.jsonl", kept)
+    path.write_text("{")
+    with pytest.raises(UserError, match="measure again"):
+        read_lines(path)
 
 
 def test_growth_is_the_exponent_between_the_two_longest() -> None:

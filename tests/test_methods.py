@@ -91,7 +91,11 @@ def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt, decoding: DecodingSetting
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("off", ["slots", "drafts", "local_trigger", "saliency_by_block"])
-def test_no_fast_path_changes_an_answer_or_a_decision(architecture: str, off: str) -> None:
+def test_no_fast_path_changes_an_answer_or_a_decision(
+    architecture: str, off: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that graphs as small as these are walked block by block, too.
+    monkeypatch.setattr("dpc.saliency._SMALL_GRAPH", 0)
     lm = tiny_lm(architecture)
     setup = Setup(prompt_for(lm), 0.4)
     fast, plain = (answers("dpc", lm, setup, decoding=DecodingSettings(**{off: state})) for state in (True, False))

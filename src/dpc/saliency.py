@@ -24,6 +24,8 @@ from dpc.prefix import PromptPrefix, compute_prefixes
 from dpc.types import HeadReduction, Saliency, Spans
 
 _NO_LABEL = -100
+# Numbers that a graph keeps in a block for each value of a hidden state, about; and how many in all are few (128 MB).
+_KEPT_A_BLOCK, _SMALL_GRAPH = 32, 2**25
 # Logits computed at a time, over a batch: more would outweigh the activations of a block.
 _LOGITS = 2**22
 
@@ -87,6 +89,11 @@ def prompt_saliency(
         _instance(scores[index], spans, wanted, loss, head_reduction)
         for index, (spans, loss) in enumerate(zip(batch.spans, losses.tolist(), strict=True))
     ]
+
+
+def one_graph_is_small(lm: FrozenLM, positions: int) -> bool:
+    """Whether a graph of all blocks over ``positions`` is too small for saving memory to be worth the time."""
+    return positions * lm.hidden_size * lm.layers * _KEPT_A_BLOCK <= _SMALL_GRAPH
 
 
 def saliency_map(

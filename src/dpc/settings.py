@@ -84,7 +84,7 @@ class DecodingSettings(_Group):
 
     batch_size: int = Field(64, ge=1, description="instances decoded together: slots, each at a position of its own")
     saliency_batch_size: int = Field(
-        16, ge=1, description="instances traced together; a backward pass needs far more memory than decoding"
+        4, ge=1, description="instances traced together; more take more memory and, on a CPU, no less time"
     )
     max_new_tokens: int | None = Field(None, ge=1, description="longest answer in tokens; none: what the task names")
     slots: bool = Field(
@@ -109,7 +109,8 @@ class DecodingSettings(_Group):
         True, description="judge R from the last block alone, on what decoding left there; false: a whole backward pass"
     )
     saliency_by_block: bool = Field(
-        True, description="trace with the prompt as a prefix, a block at a time; false: everything in one graph"
+        True,
+        description="trace block by block after the prompt's prefix where one graph would be large; false: never",
     )
 
 

@@ -21,9 +21,6 @@ class Target:
         """Whether ``measured`` is on the right side."""
         return measured >= self.value if self.sense == ">=" else measured <= self.value
 
-    def __str__(self) -> str:
-        return f"{'≥' if self.sense == '>=' else '≤'} {self.value:.3g}"
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:

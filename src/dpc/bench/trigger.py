@@ -57,7 +57,7 @@ class _Case:
         return f"vocabulary {self.vocabulary}, batch {self.batch}"
 
 
-CASES = (_Case(533, 1), _Case(533, 16), _Case(VOCABULARY, 1), _Case(VOCABULARY, 16))
+CASES = (_Case(533, 1), _Case(533, 8), _Case(VOCABULARY, 1), _Case(VOCABULARY, 8))
 
 
 def _measure(bench: Bench) -> Iterator[Measured]:

@@ -226,7 +226,7 @@ def bench(
         Path | None, typer.Option(help="Folder of a soft prompt for `zoo`; none: one is tuned and kept in the cache.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a figure, with raw numbers.")] = False,
-    write: Annotated[bool, typer.Option("--write", help="Put the table into benchmarks/README.md.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Keep the figures in benchmarks/results.jsonl.")] = False,
 ) -> None:
     """Measure dpc against what a careful user of PEFT and transformers would write (benchmarks/naive.py)."""
     from dpc.bench.points import check_points

@@ -5,50 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from transformers.utils import logging
 
-from dpc.bench.figures import Figure, figures
-from dpc.bench.measure import Bench, machine
+from dpc.bench.figures import figures
+from dpc.bench.measure import Bench
 from dpc.bench.opponent import FOLDER
 from dpc.bench.points import POINTS, get_point
-from dpc.bench.table import cells, describe, markdown, rich_table, write_readme
+from dpc.bench.table import cells, describe, keep_lines, rich_table
 from dpc.cli.stages import command_line
 from dpc.runs import source_state
 
-README = FOLDER / "README.md"
+RESULTS = FOLDER / "results.jsonl"
 
 
 def run_bench(names: Sequence[str], repeats: int, quick: bool, prompt: Path | None, as_json: bool, write: bool) -> None:
     """Measure the points called ``names``, all where none is named; a table, or a JSON line a figure."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    bench, found = Bench(repeats, quick, prompt), []
-    screen, table = Console(stderr=True), Console()
+    bench, made_by = Bench(repeats, quick, prompt), _made_by()
+    screen, lines = Console(stderr=True), list[dict[str, Any]]()
     for name in names or POINTS:
         if not as_json:
             screen.print(f"[dim]{name} ...[/dim]", highlight=False)
+        measured = []
         for figure in figures(name, get_point(name), bench):
-            found.append(figure)
+            measured.append(figure.to_json(bench) | made_by)
             if as_json:
-                print(json.dumps(figure.to_json(bench)), flush=True)
+                print(json.dumps(measured[-1]), flush=True)
             else:
-                screen.print("  " + "  ".join(filter(None, cells(figure))), highlight=False)
+                screen.print("  " + "  ".join(filter(None, cells(measured[-1]))), highlight=False)
+        if write:
+            # Point by point: what was measured is kept, whatever happens to the next.
+            keep_lines(RESULTS, measured)
+        lines += measured
     if not as_json:
-        table.print(rich_table(found))
-        table.print(describe(machine()), style="dim", highlight=False)
-    if write:
-        write_readme(README, markdown(found, _facts(bench, found)))
+        Console().print(rich_table(lines))
+        Console().print(describe(lines[0]["machine"]), style="dim", highlight=False)
 
 
-def _facts(bench: Bench, found: Sequence[Figure]) -> list[tuple[str, str]]:
+def _made_by() -> dict[str, str]:
     source = source_state()
-    commit = source.get("commit", "unknown")[:12] + (" with changes" if source.get("dirty") else "")
-    held = [figure.holds for figure in found if figure.holds is not None]
-    return [
-        ("command", f"`{command_line()}`, medians of {bench.repeats}"),
-        ("commit", commit),
-        ("machine", describe(machine())),
-        ("targets met", f"{sum(held)} of {len(held)} that could be measured"),
-    ]
+    commit = source.get("commit", "unknown") + (" with changes" if source.get("dirty") else "")
+    return {"command": command_line(), "commit": commit}

@@ -12,12 +12,14 @@ from dpc.engine import Decoded, Decoder, Request
 from dpc.flow import accumulation_profile, has_accumulated, key_token, late_flow, rationale_influence, shallow_layers
 from dpc.local_influence import Influence, local_influence
 from dpc.methods.base import Setup
-from dpc.saliency import prompt_saliency
+from dpc.saliency import one_graph_is_small, prompt_saliency
 from dpc.settings import MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import SHORTEST_RATIONALE, decide, too_short
 from dpc.types import Answer, Cost, Decision, Saliency
 
+# Judging keeps one block where tracing keeps all: that many times as many instances take part in a pass.
+_JUDGED_TOGETHER = 4
 # Batches that are gathered before they are judged: answers that stand side by side should be of like length.
 _GATHERED = 4
 T = TypeVar("T")
@@ -99,7 +101,7 @@ class _BetweenPasses:
     def judge(self, decoded: Sequence[Decoded], at_once: bool = False) -> Iterator[tuple[int, Answer]]:
         """Eqs 11 to 13, once enough wait for it or ``at_once``; yields the instances that keep their first answer."""
         self._unjudged += decoded
-        if not self._unjudged or (len(self._unjudged) < _GATHERED * self._size and not at_once):
+        if not self._unjudged or (len(self._unjudged) < _GATHERED * _JUDGED_TOGETHER * self._size and not at_once):
             return
         began, group = time.perf_counter(), self._unjudged
         self._unjudged = []
@@ -114,7 +116,7 @@ class _BetweenPasses:
 
     def corrupt(self, at_once: bool = False) -> list[Request]:
         """Find the key token of what triggered (Eq 6), and ask again with it masked, the first answer as a draft."""
-        if not self._triggered or (len(self._triggered) < self._size and not at_once):
+        if not self._triggered or (len(self._triggered) < _GATHERED * self._size and not at_once):
             return []
         began, group, method = time.perf_counter(), self._triggered, self._method
         self._triggered = []
@@ -158,26 +160,30 @@ class _BetweenPasses:
         lm, reduction = self._decoder.lm, self._method.settings.head_reduction
         if not self.local:
             return [Influence(rationale_influence(s), s.loss) for s in self._saliency(group, [lm.layers - 1])]
-        return self._in_batches(group, lambda batch: local_influence(lm, batch, reduction))
+        size = _JUDGED_TOGETHER * self._size
+        return _in_batches(group, size, lambda batch: local_influence(lm, batch, reduction))
 
     def _saliency(self, group: Sequence[Decoded], layers: Sequence[int]) -> list[Saliency]:
-        lm, prompt, by_block = self._decoder.lm, self._method.soft_prompt, self._decoder.settings.saliency_by_block
+        lm, prompt, reduction = self._decoder.lm, self._method.soft_prompt, self._method.settings.head_reduction
+        by_block = self._decoder.settings.saliency_by_block
         [prefix] = self._decoder.prefixes.get([prompt]) if by_block else [None]
 
         def trace(batch: Sequence[Decoded]) -> list[Saliency]:
             questions, rationales = [d.request.question for d in batch], [d.generation.ids for d in batch]
-            reduction = self._method.settings.head_reduction
+            longest = max(len(d.request) + len(d.generation.ids) for d in batch)
+            plain = not by_block or one_graph_is_small(lm, len(batch) * longest)
             return prompt_saliency(
-                lm, prompt.vectors, questions, rationales, layers, reduction, prefix=prefix, plain=not by_block
+                lm, prompt.vectors, questions, rationales, layers, reduction, prefix=prefix, plain=plain
             )
 
-        return self._in_batches(group, trace)
+        return _in_batches(group, self._size, trace)
 
-    def _in_batches(self, group: Sequence[Decoded], compute: Callable[[Sequence[Decoded]], list[T]]) -> list[T]:
-        """``compute`` over batches of similar length, so that little is padding; results in the order of ``group``."""
-        order = sorted(range(len(group)), key=lambda i: len(group[i].generation.ids))
-        found: dict[int, T] = {}
-        for start in range(0, len(order), self._size):
-            batch = order[start : start + self._size]
-            found.update(zip(batch, compute([group[i] for i in batch]), strict=True))
-        return [found[i] for i in range(len(group))]
+
+def _in_batches(group: Sequence[Decoded], size: int, compute: Callable[[Sequence[Decoded]], list[T]]) -> list[T]:
+    """``compute`` over batches of similar length, so that little is padding; results in the order of ``group``."""
+    order = sorted(range(len(group)), key=lambda i: len(group[i].request) + len(group[i].generation.ids))
+    found: dict[int, T] = {}
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        found.update(zip(batch, compute([group[i] for i in batch]), strict=True))
+    return [found[i] for i in range(len(group))]

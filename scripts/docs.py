@@ -243,7 +243,7 @@ def render(text: str) -> str:
 def main(check: bool) -> int:
     """Write all documents, or only compare them; the number of those that failed."""
     failures = []
-    for path in [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("benchmarks/*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
         name = path.relative_to(ROOT)
         try:
             text = path.read_text("utf-8")

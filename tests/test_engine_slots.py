@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpc.engine import Decoded, Decoder, Request
-from dpc.engine.drafts import NgramDraft
+from dpc.engine.drafts import FirstAnswerDraft, SharedDraft
 from dpc.engine.plain import greedy
 from dpc.engine.slot_model import SlotModel
 from dpc.errors import UserError
@@ -89,7 +89,7 @@ def test_a_draft_that_is_right_costs_one_pass() -> None:
     [answer] = Decoder(lm).all([request], 30)
     [again] = Decoder(lm).stream([Request(request.question, request.soft_prompt, draft=answer.ids)], 30)
     assert (again.generation, again.forward_passes) == (answer, 1)
-    [plain] = Decoder(lm).stream([request], 30)
+    [plain] = Decoder(lm, DecodingSettings(draft_tokens=0)).stream([request], 30)
     assert plain.forward_passes == len(answer.ids) + (answer.finish == "eos") > 1
 
 
@@ -274,9 +274,9 @@ assert plain == compiled
     assert done.returncode == 0, done.stderr
 
 
-def test_ngrams_find_where_the_texts_meet_again() -> None:
+def test_the_first_answer_is_found_again_where_the_texts_meet() -> None:
     first = [5, 6, 7, 8, 9, 5, 6, 20, 21]
-    draft = NgramDraft(first)
+    draft = FirstAnswerDraft(first)
     assert draft.propose([1, 6, 7], 3) == (8, 9, 5)
     assert draft.propose([6, 20], 4) == (21,)
     assert draft.propose([20, 21], 4) == ()
@@ -285,3 +285,28 @@ def test_ngrams_find_where_the_texts_meet_again() -> None:
     # Of two places the one nearer to where the text stands.
     assert draft.propose([5, 6], 1) == (7,)
     assert draft.propose([0, 0, 0, 0, 0, 5, 6], 1) == (20,)
+
+
+def test_what_others_wrote_is_proposed_token_after_token() -> None:
+    draft = SharedDraft()
+    assert draft.propose([1, 2, 3, 4], 3) == ()
+    draft.learn([1, 2, 3, 4, 5, 6], 2)
+    assert draft.propose([1, 2, 3, 4], 3) == (5, 6)
+    assert draft.propose([9, 3, 4], 1) == (5,)
+    draft.learn([8, 3, 4, 7], 1)
+    # Longer agreement first, and the later of two continuations.
+    assert draft.propose([1, 2, 3, 4], 1) == (5,)
+    assert draft.propose([9, 3, 4], 1) == (7,)
+    assert draft.propose([4], 2) == ()
+
+
+def test_answers_alike_cost_fewer_passes_than_they_have_tokens() -> None:
+    lm, prompt = lm_with_many_ends("llama"), soft_prompt(tiny_lm("llama"))
+    requests = [Request([20, 21, 22], prompt, tag=tag) for tag in range(6)]
+    settings = DecodingSettings(batch_size=1, draft_tokens=3)
+    done = list(Decoder(lm, settings).stream(list(requests), 30))
+    [expected] = alone(lm, requests[:1], 30)
+    assert all(decoded.generation == expected for decoded in done)
+    # The first has nobody to learn from; one pass of the others reads the question, the rest four tokens each.
+    assert done[0].forward_passes > done[-1].forward_passes
+    assert done[-1].forward_passes <= 2 + len(expected.ids) // 4

@@ -128,7 +128,9 @@ def test_the_threshold_alone_decides(lm: FrozenLM, prompt: SoftPrompt) -> None:
 
 
 def test_costs_count_every_pass(lm: FrozenLM, prompt: SoftPrompt) -> None:
-    [answer] = answers("dpc", lm, Setup(prompt, ALWAYS), QUESTIONS[:1], decoding=DecodingSettings(drafts=False))
+    [answer] = answers(
+        "dpc", lm, Setup(prompt, ALWAYS), QUESTIONS[:1], decoding=DecodingSettings(drafts=False, draft_tokens=0)
+    )
     assert answer.second is not None
     ended = (answer.first.finish == "eos") + (answer.second.finish == "eos")
     tokens = len(answer.first.ids) + len(answer.second.ids)

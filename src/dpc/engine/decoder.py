@@ -58,7 +58,7 @@ class Decoder:
         return [done[index] for index in range(len(requests))]
 
     def _slots(self, model: SlotModel, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:
-        slots = SlotDecoder(model, self.prefixes, max_new_tokens, self.settings.draft_tokens, self.settings.batch_size)
+        slots = SlotDecoder(model, self.prefixes, max_new_tokens, self.settings.draft_tokens)
         return slots.stream(queue)
 
     def _plain(self, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:

@@ -1,15 +1,15 @@
-"""Drafts: what the second answer may say next, guessed from the first. A wrong guess costs time, never a token."""
+"""Drafts: what an answer may say next, guessed from texts like it. A wrong guess costs time, never a token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Tokens that must agree before the first answer is taken to go on as it did; longer agreement is tried first.
+# Tokens that must agree before a text is taken to go on as another did; longer agreement is tried first.
 NGRAMS = (4, 3, 2)
 
 
-class NgramDraft:
-    """Finds where the text being written meets the first answer again."""
+class FirstAnswerDraft:
+    """For a second pass: finds where the text being written meets the first answer again."""
 
     def __init__(self, first: Sequence[int]) -> None:
         self._first = tuple(first)
@@ -29,3 +29,32 @@ class NgramDraft:
                 at = min(places, key=lambda place: abs(place - len(written)))
                 return self._first[at : at + most]
         return ()
+
+
+class SharedDraft:
+    """For every pass: what followed, in any answer of the same stream, the tokens that a text ends with.
+
+    Answers to one benchmark under one prompt share their turns of phrase, and each teaches the next.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[int, ...], int] = {}
+
+    def learn(self, text: Sequence[int], new: int) -> None:
+        """Take down what the last ``new`` tokens of ``text`` followed; of two continuations the later one counts."""
+        for at in range(len(text) - new, len(text)):
+            for size in NGRAMS:
+                if at >= size:
+                    self._next[tuple(text[at - size : at])] = text[at]
+
+    def propose(self, text: Sequence[int], most: int) -> tuple[int, ...]:
+        """Up to ``most`` tokens, each from those before it; fewer where nothing is known."""
+        tail = list(text[-NGRAMS[0] :])
+        proposed: list[int] = []
+        while len(proposed) < most:
+            found = next((self._next[key] for size in NGRAMS if (key := tuple(tail[-size:])) in self._next), None)
+            if found is None:
+                break
+            proposed.append(found)
+            tail.append(found)
+        return tuple(proposed)

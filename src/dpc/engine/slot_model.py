@@ -62,11 +62,14 @@ class SlotModel:
         starts: the position of each text's first token. Shorter texts stand to the right; padding is out of the way.
         """
         width = max(map(len, texts))
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        positions = torch.full((len(rows), width), self.capacity)
-        for index, (text, start) in enumerate(zip(texts, starts, strict=True)):
-            ids[index, width - len(text) :] = torch.tensor(text)
-            positions[index, width - len(text) :] = torch.arange(start, start + len(text))
+        padding = [width - len(text) for text in texts]
+        ids = torch.tensor([[0] * pad + list(text) for pad, text in zip(padding, texts, strict=True)])
+        positions = torch.tensor(
+            [
+                [self.capacity] * pad + list(range(start, start + width - pad))
+                for pad, start in zip(padding, starts, strict=True)
+            ]
+        )
         length = max(start + len(text) for text, start in zip(texts, starts, strict=True))
         leading = list(rows) == list(range(len(rows)))
         device = self.lm.device

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dpc.engine.drafts import NgramDraft
+from dpc.engine.drafts import NGRAMS, FirstAnswerDraft, SharedDraft
 from dpc.engine.request import Decoded, Request, check_fits
 from dpc.engine.slot_model import SlotModel
 from dpc.prefix import PrefixStore
@@ -32,12 +32,18 @@ class _Slot:
     finish: Finish | None = None
     forward_passes: int = 0
     seconds: float = 0.0
-    ngrams: NgramDraft | None = None
+    first: FirstAnswerDraft | None = None
 
     @property
     def position(self) -> int:
         """Where the last token that was written stands."""
         return len(self.request) + len(self.written) - 1
+
+    @property
+    def tail(self) -> Sequence[int]:
+        """The last tokens of question and answer, as many as drafts look at."""
+        written = self.written[-NGRAMS[0] :]
+        return [*self.request.question[-NGRAMS[0] :], *written] if len(written) < NGRAMS[0] else written
 
     def take(self, tokens: Sequence[int], end_ids: Sequence[int]) -> None:
         """Add what the model wrote, up to the end of the answer."""
@@ -59,13 +65,12 @@ class _Slot:
 class SlotDecoder:
     """A scheduler: which instance has which row, and what the next pass does."""
 
-    def __init__(
-        self, model: SlotModel, prefixes: PrefixStore, max_new_tokens: int, draft_tokens: int, draft_pass: int
-    ) -> None:
+    def __init__(self, model: SlotModel, prefixes: PrefixStore, max_new_tokens: int, draft_tokens: int) -> None:
         self._model, self._prefixes, self._max_new_tokens = model, prefixes, max_new_tokens
-        self._draft_tokens, self._draft_pass = draft_tokens, draft_pass
+        self._draft_tokens = draft_tokens
         self._rows: list[_Slot | None] = [None] * model.slots
         self._end_ids = model.lm.end_ids
+        self._shared = SharedDraft()
 
     @torch.no_grad()
     def stream(self, queue: list[Request]) -> Iterator[Decoded]:
@@ -98,8 +103,8 @@ class SlotDecoder:
         limits = [min(self._max_new_tokens, context - len(request)) for request in entering]
         drafts = [request.draft[:limit] for request, limit in zip(entering, limits, strict=True)]
         for row, request, limit, draft in zip(rows, entering, limits, drafts, strict=True):
-            ngrams = NgramDraft(draft) if draft and self._draft_tokens else None
-            self._rows[row] = _Slot(request, limit, ngrams=ngrams)
+            first = FirstAnswerDraft(draft) if draft and self._draft_tokens else None
+            self._rows[row] = _Slot(request, limit, first=first)
         longest = max(len(request) + limit for request, limit in zip(entering, limits, strict=True))
         self._model.reserve(longest + self._draft_tokens)
         prompts = {r.soft_prompt.sha256: r.soft_prompt for r in entering if r.soft_prompt is not None}
@@ -119,24 +124,27 @@ class SlotDecoder:
         )
 
     def _drafts(self) -> dict[int, tuple[int, ...]]:
-        """What n-grams of the first answers propose for each running row; nothing where a pass has no room for it."""
-        running = self._running()
-        if not self._draft_tokens or len(running) * (1 + self._draft_tokens) > self._draft_pass:
+        """What drafts propose for each running row; nothing where there is nothing to propose."""
+        if not self._draft_tokens:
             return {}
-        drafts = {row: self._propose(row) for row in running}
+        drafts = {row: self._propose(row) for row in self._running()}
         return drafts if any(drafts.values()) else {}
 
     def _propose(self, row: int) -> tuple[int, ...]:
         slot = self._rows[row]
         assert slot is not None
         most = min(self._draft_tokens, slot.limit - len(slot.written) - 1)
-        return slot.ngrams.propose(slot.written, most) if slot.ngrams else ()
+        known = slot.first.propose(slot.written, most) if slot.first else ()
+        return known or self._shared.propose(slot.tail, most)
 
     def _verify(self, drafts: dict[int, tuple[int, ...]]) -> None:
         """One pass over every running row and what is proposed for it."""
-        slots = {row: slot for row in drafts if (slot := self._rows[row]) is not None}
-        texts = [(slot.written[-1], *drafts[row]) for row, slot in slots.items()]
-        self._extend(list(slots), texts, [slot.position for slot in slots.values()], list(drafts.values()))
+        # Free rows below a running one are read along: the rows that lead the cache are read without copying them.
+        rows = list(range(max(drafts) + 1))
+        slots = [self._rows[row] for row in rows]
+        proposed = [drafts.get(row, ()) for row in rows]
+        texts = [(slot.written[-1] if slot else 0, *draft) for slot, draft in zip(slots, proposed, strict=True)]
+        self._extend(rows, texts, [slot.position if slot else 0 for slot in slots], proposed)
 
     def _extend(
         self,
@@ -149,11 +157,12 @@ class SlotDecoder:
         began = time.perf_counter()
         keep = max(map(len, drafts)) + 1
         predicted = self._model.extend(rows, texts, starts, keep, self._trail(rows)).tolist()
-        seconds = (time.perf_counter() - began) / len(rows)
-        for row, draft, tokens in zip(rows, drafts, predicted, strict=True):
-            slot = self._rows[row]
-            assert slot is not None
-            slot.take(slot.agreed(draft, tokens[keep - 1 - len(draft) :]), self._end_ids)
+        taking = [
+            (slot, *more) for row, *more in zip(rows, drafts, predicted, strict=True) if (slot := self._rows[row])
+        ]
+        seconds = (time.perf_counter() - began) / len(taking)
+        for slot, draft, tokens in taking:
+            self._take(slot, slot.agreed(draft, tokens[keep - 1 - len(draft) :]))
             slot.forward_passes += 1
             slot.seconds += seconds
 
@@ -172,9 +181,16 @@ class SlotDecoder:
             slot = slots[row]
             assert slot is not None
             before = len(slot.written)
-            slot.take([step[row] for step in written], self._end_ids)
+            self._take(slot, [step[row] for step in written])
             slot.forward_passes += len(slot.written) - before + (slot.finish == "eos")
             slot.seconds += seconds
+
+    def _take(self, slot: _Slot, tokens: Sequence[int]) -> None:
+        before = len(slot.written)
+        slot.take(tokens, self._end_ids)
+        if self._draft_tokens:
+            new = len(slot.written) - before
+            self._shared.learn([*slot.request.question[-NGRAMS[0] :], *slot.written][-NGRAMS[0] - new :], new)
 
     def _trail(self, rows: Sequence[int]) -> bool:
         return any(slot.request.trail for row in rows if (slot := self._rows[row]) is not None)

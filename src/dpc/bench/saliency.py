@@ -92,9 +92,16 @@ def _against_naive(length: int, bench: Bench) -> Iterator[Measured]:
     yield Measured("our extra peak memory / naive's", extra["dpc"] / extra["naive"], {"bytes": extra, **sizes})
 
 
+# Why a target of time may be missed.
+PRODUCTS = (
+    "most of the time goes into products with frozen weights: naive makes them for all rows, we for all but the prompt's; "
+    "what whole matrices of attention cost on top shrinks with length"
+)
+
+
 def _point(length: int, faster: float, memory: float) -> Point:
     targets = {
-        "naive's time / ours": Target(">=", faster),
+        "naive's time / ours": Target(">=", faster, PRODUCTS),
         "relative difference": Target("<=", 1e-4),
         "our extra peak memory / naive's": Target("<=", memory),
     }

@@ -54,8 +54,8 @@ def _decode(bench: Bench) -> Iterator[Measured]:
 
 
 READING = (
-    "about half of a step here is reading keys and values, the same numbers for both; slots save padding, copies and "
-    "waiting for the longest answer, of which questions sorted by length leave less"
+    "a third to a half of a step here is reading keys and values, the same numbers for both; slots save padding, "
+    "copies and waiting for the longest answer, of which questions sorted by length leave less"
 )
 DECODE = Point({SORTED: Target(">=", 2.5, READING), IN_ORDER: None, EQUAL: Target(">=", 1.0)}, _decode)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,7 @@ def evaluate_methods(
     for name in methods:
         step = (lambda p, name=name: progress(name, p)) if progress else None
         records[name] = evaluate(decoder, data.task, data.examples, name, setup, run.records(name), step)
+    write_vocabulary(lm, run, (record for made in records.values() for record in made))
     results = {
         "format": 1,
         "model": lm.name,
@@ -231,6 +232,14 @@ def evaluate_methods(
     }
     write_json(run.results, results)
     return results
+
+
+def write_vocabulary(lm: FrozenLM, run: RunDirectory, records: Iterable[Record]) -> None:
+    """Write ``vocabulary.json``: the text of each token that was generated, for readers that load no tokenizer."""
+    passes = (each for r in records for each in (r.answer.first, r.answer.second) if each is not None)
+    known: dict[str, str] = read_json(run.vocabulary, "vocabulary") if run.vocabulary.exists() else {}
+    new = {token for each in passes for token in each.ids} - set(map(int, known))
+    write_json(run.vocabulary, known | {str(token): lm.decode([token]) for token in sorted(new)})
 
 
 def _earlier_records(run: RunDirectory, data: Data, methods: Sequence[str]) -> dict[str, list[Record]]:

@@ -94,7 +94,7 @@ class RecordFile:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """``run.json`` (how each stage was made), ``prompt/``, ``records/*.jsonl``, ``results.json``."""
+    """``run.json`` (how stages were made), ``prompt/``, ``records/*.jsonl``, ``vocabulary.json``, ``results.json``."""
 
     path: Path
     command: str = field(default="", compare=False)
@@ -108,6 +108,11 @@ class RunDirectory:
     def results(self) -> Path:
         """The table's numbers."""
         return self.path / "results.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The text of each token id that the records hold."""
+        return self.path / "vocabulary.json"
 
     def records(self, name: str) -> RecordFile:
         """The records of a method, or of calibration."""

@@ -1,0 +1,31 @@
+"""``dpc bench``: figures of speed and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    points: Annotated[
+        list[str] | None, typer.Argument(help="What to measure; none: everything, which takes an hour.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each thing, in turn; the median counts.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer instances and shorter ones: a try, not a result.")
+    ] = False,
+    prompt: Annotated[
+        Path | None, typer.Option(help="Folder of a soft prompt for `zoo`; none: one is tuned and kept in the cache.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a figure, with raw numbers.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Keep the figures in benchmarks/results.jsonl.")] = False,
+) -> None:
+    """Measure dpc against what a careful user of PEFT and transformers would write (benchmarks/naive.py)."""
+    from dpc.bench.points import check_points
+
+    check_points(points or [])
+    from dpc.cli.bench import run_bench
+
+    run_bench(points or [], repeats, quick, prompt, as_json, write)

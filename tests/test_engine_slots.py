@@ -217,7 +217,6 @@ def test_a_step_never_waits_for_the_device() -> None:
     """Tokens go from one step to the next without being read: nothing in a step turns a tensor into a number."""
     lm = lm_with_many_ends("llama")
     model = SlotModel(lm, 4)
-    model.reserve(40)
     with torch.no_grad():
         model.extend([0, 1, 2, 3], [[20, 21, 22]] * 4, [0] * 4, 1, False)
         with Reads() as reads:
@@ -245,7 +244,6 @@ def test_several_steps_at_once_write_what_single_steps_write() -> None:
     texts, single = [[20, 21, 22], [40, 41, 42, 43, 44]], []
     for count in (1, 6):
         model = SlotModel(lm, 2)
-        model.reserve(40)
         with torch.no_grad():
             tokens = model.extend([0, 1], texts, [0, 0], 1, False)[:, 0].tolist()
             written, positions = [], [3, 5]
@@ -310,3 +308,22 @@ def test_answers_alike_cost_fewer_passes_than_they_have_tokens() -> None:
     # The first has nobody to learn from; one pass of the others reads the question, the rest four tokens each.
     assert done[0].forward_passes > done[-1].forward_passes
     assert done[-1].forward_passes <= 2 + len(expected.ids) // 4
+
+
+def test_memory_follows_the_longest_answer_not_the_longest_that_was_allowed() -> None:
+    lm = tiny_lm("llama")
+    model = SlotModel(lm, 2)
+    model.extend([0, 1], [[20, 21, 22], [40, 41]], [0, 0], 1, trail=False)
+    assert model.capacity == 64
+    model.steps([23, 42], [3, 2], 60, trail=False)
+    assert model.capacity == 64
+    model.steps([23, 42], [63, 62], 2, trail=False)
+    assert model.capacity == 128
+
+
+def test_rows_that_end_at_the_context_write_on_where_the_model_has_positions() -> None:
+    lm = tiny_lm("gpt2")
+    model = SlotModel(lm, 1)
+    model.extend([0], [[20] * (lm.context - 2)], [0], 1, trail=False)
+    model.steps([21], [lm.context - 2], 8, trail=False)
+    assert model.capacity == lm.context

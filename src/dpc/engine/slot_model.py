@@ -19,8 +19,12 @@ from dpc.lm import FrozenLM
 from dpc.prefix import PromptPrefix
 
 
+# Positions that the cache grows by: memory follows the longest answer so far, not the longest that was allowed.
+_GROWTH = 64
+
+
 class SlotModel:
-    """``slots`` rows of cache that grow to the longest sequence asked for; row 0 up are used first."""
+    """``slots`` rows of cache that grow with the longest sequence in them; row 0 up are used first."""
 
     def __init__(self, lm: FrozenLM, slots: int, compiled: bool = False) -> None:
         self.lm, self.slots, self.capacity = lm, slots, 0
@@ -34,9 +38,11 @@ class SlotModel:
         self._cache = SlotCache(lm.layers, slots, 0)
         self._hidden: Tensor | None = None
 
-    def reserve(self, positions: int) -> None:
+    def _reserve(self, positions: int) -> None:
         """Make room for sequences of ``positions``; what rows hold is kept."""
         if positions > self.capacity:
+            # Not past the context: what rows that ended write there is padding, at a position that the model has.
+            positions = max(positions, min(-(-positions // _GROWTH) * _GROWTH, self.lm.context))
             # One more position, which nothing reads: padding is written there.
             self._cache.grow(positions + 1)
             self._hidden = None if self._hidden is None else _grown(self._hidden, positions)
@@ -46,6 +52,7 @@ class SlotModel:
         """Put the keys and values of soft prompts at the front of rows."""
         for row, prefix in zip(rows, prefixes, strict=True):
             if prefix is not None:
+                self._reserve(len(prefix))
                 self._cache.insert(row, prefix)
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -61,6 +68,8 @@ class SlotModel:
 
         starts: the position of each text's first token. Shorter texts stand to the right; padding is out of the way.
         """
+        length = max(start + len(text) for text, start in zip(texts, starts, strict=True))
+        self._reserve(length)
         width = max(map(len, texts))
         padding = [width - len(text) for text in texts]
         ids = torch.tensor([[0] * pad + list(text) for pad, text in zip(padding, texts, strict=True)])
@@ -70,7 +79,6 @@ class SlotModel:
                 for pad, start in zip(padding, starts, strict=True)
             ]
         )
-        length = max(start + len(text) for text, start in zip(texts, starts, strict=True))
         leading = list(rows) == list(range(len(rows)))
         device = self.lm.device
         window = Window(torch.tensor(rows, device=device), leading, positions.to(device), length)
@@ -80,6 +88,7 @@ class SlotModel:
         self, tokens: Sequence[int], positions: Sequence[int], count: int, trail: bool
     ) -> Int[Tensor, "step row"]:
         """Let the first ``len(tokens)`` rows write ``count`` tokens, each from its last token at its position."""
+        self._reserve(min(max(positions) + count, self.lm.context))
         device = self.lm.device
         rows = torch.arange(len(tokens), device=device)
         ids = torch.tensor(tokens, device=device)[:, None]

@@ -105,8 +105,6 @@ class SlotDecoder:
         for row, request, limit, draft in zip(rows, entering, limits, drafts, strict=True):
             first = FirstAnswerDraft(draft) if draft and self._draft_tokens else None
             self._rows[row] = _Slot(request, limit, first=first)
-        longest = max(len(request) + limit for request, limit in zip(entering, limits, strict=True))
-        self._model.reserve(longest + self._draft_tokens)
         prompts = {r.soft_prompt.sha256: r.soft_prompt for r in entering if r.soft_prompt is not None}
         prefixes = dict(zip(prompts, self._prefixes.get(list(prompts.values())), strict=True))
         self._model.insert(rows, [prefixes[r.soft_prompt.sha256] if r.soft_prompt else None for r in entering])

@@ -14,21 +14,25 @@ endif
 
 install = $(python) -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test test-browser check format docs clean
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    tune, calibrate and evaluate on the embedded model; results in runs/demo"
-	@echo "make test    run the tests"
-	@echo "make check   formatting, lint, types, generated documentation"
-	@echo "make format  mend formatting and lint"
-	@echo "make docs    write the generated documentation"
+	@echo "make demo          tune, calibrate and evaluate on the embedded model; results in runs/demo"
+	@echo "make test          run the tests"
+	@echo "make test-browser  run the tests of the pages, in Debian's chromium with its chromedriver"
+	@echo "make check         formatting, lint, types, generated documentation"
+	@echo "make format        mend formatting and lint"
+	@echo "make docs          write the generated documentation"
 
 demo: $(runtime)
-	$(python) -m dpc run --output runs/demo
+	$(python) -m dpc run --output runs/demo --methods pretrained,prompt_tuning,dpc,all_corruption
 
 test: $(develop)
 	$(python) -m pytest
+
+test-browser: $(develop)
+	$(python) -m pytest -n 0 -m browser tests/browser
 
 check: $(develop)
 	$(python) -m ruff format --check

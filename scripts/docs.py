@@ -42,7 +42,25 @@ NOTES = {
     "scripts": "the generator of documentation, the order of the rooms",
     "src": "the package",
     "src/dpc/py.typed": "type checkers may trust the annotations",
-    "src/dpc/report/*.html.j2": "a page of the report",
+    "src/dpc/recipes/paper": "recipes of the paper's tables, one for each model and task",
+    "src/dpc/recipes/paper/*.yaml": "a model on a task, with the paper's settings",
+    "src/dpc/report/web": "what pages are made of: templates, one style sheet, scripts; no library",
+    "src/dpc/report/web/base.html.j2": "head, policy, style and scripts of every page",
+    "src/dpc/report/web/run.html.j2": "the page of a run",
+    "src/dpc/report/web/one.html.j2": "the page of one traced question",
+    "src/dpc/report/web/live.html.j2": "the page of a server that answers questions",
+    "src/dpc/report/web/page.css": "the style of every page, light, dark, narrow and printed",
+    "src/dpc/report/web/dom.js": "elements from text, never from HTML",
+    "src/dpc/report/web/data.js": "the data of a page, made ready; how numbers and tokens are written",
+    "src/dpc/report/web/differences.js": "two texts compared word by word",
+    "src/dpc/report/web/colours.js": "the colour scale of maps, light and dark",
+    "src/dpc/report/web/charts.js": "charts of one instance",
+    "src/dpc/report/web/flow.js": "the heat map: who reads from whom",
+    "src/dpc/report/web/instance.js": "one instance: texts, decision, evidence, flow",
+    "src/dpc/report/web/list.js": "the list of instances: filters, search, order",
+    "src/dpc/report/web/run.js": "the page of a run: list and detail",
+    "src/dpc/report/web/lab.js": "the lab: a question, and what is moved while it is looked at",
+    "src/dpc/report/web/start.js": "what is begun on which page",
     "src/dpc/zoo/data": "the benchmark, rows in GSM8K's format",
     "src/dpc/zoo/data/train.jsonl": "what prompts are tuned on",
     "src/dpc/zoo/data/dev.jsonl": "what prompts and thresholds are chosen on",
@@ -201,14 +219,36 @@ def configuration(_: str) -> list[str]:
     return lines[:-1]
 
 
+def _kept(name: str, origin: str) -> Any:
+    """A file of ``docs/results``, a copy of what a command wrote."""
+    path = ROOT / "docs/results" / name
+    if not path.is_file():
+        raise DocsError(f"{path.relative_to(ROOT)} is missing: copy the {origin} of the run that it stands for")
+    return json.loads(path.read_text("utf-8"))
+
+
 def results(argument: str) -> list[str]:
     """The table of ``docs/results/ARGUMENT.json``, a copy of a run's ``results.json``."""
     from dpc.report import markdown_table
 
-    path = ROOT / "docs/results" / f"{argument}.json"
-    if not path.is_file():
-        raise DocsError(f"{path.relative_to(ROOT)} is missing: copy the results.json of the run that it stands for")
-    return markdown_table(json.loads(path.read_text("utf-8"))).splitlines()
+    return markdown_table(_kept(f"{argument}.json", "results.json")).splitlines()
+
+
+def finding(argument: str) -> list[str]:
+    """What figure F of a run says, of ``RUN-F``: from ``docs/results/RUN-analysis.json``, a copy of analysis.json."""
+    run, _, figure = argument.rpartition("-")
+    analysis = _kept(f"{run}-analysis.json", "analysis/analysis.json")
+    if figure in analysis["not_drawn"]:
+        return [f"> Not drawn: {analysis['not_drawn'][figure]}"]
+    said = analysis["figures"][figure]
+    return [f"> **{said['title']}.** {said['finding']}", ">", f"> {said['caption']}"]
+
+
+def seeds(argument: str) -> list[str]:
+    """Accuracy over tuning seeds, of ``docs/results/ARGUMENT-seeds.json``, a copy of a run's ``seeds.json``."""
+    from dpc.report.seeds import markdown_table
+
+    return markdown_table(_kept(f"{argument}-seeds.json", "seeds.json")).splitlines()
 
 
 def bench(_: str) -> list[str]:
@@ -224,6 +264,8 @@ GENERATORS: dict[str, Callable[[str], list[str]]] = {
     "help": help_pages,
     "configuration": configuration,
     "results": results,
+    "finding": finding,
+    "seeds": seeds,
     "bench": bench,
 }
 

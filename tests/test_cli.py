@@ -45,7 +45,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the whole pipeline."""
     output = tmp_path_factory.mktemp("run") / "demo"
-    assert run_command(["run", "--output", str(output), "--data", str(rows), *SMALL]) == 0
+    assert run_command(["run", "--output", str(output), "--data", str(rows), "--no-analyze", *SMALL]) == 0
     return output
 
 
@@ -79,7 +79,7 @@ def test_the_table_follows_from_the_records(run: Path) -> None:
 
 def test_the_same_command_again_computes_nothing_again(run: Path, rows: Path) -> None:
     before = {p: p.read_bytes() for p in (run / "records").iterdir()}
-    assert run_command(["run", "--output", str(run), "--data", str(rows), *SMALL]) == 0
+    assert run_command(["run", "--output", str(run), "--data", str(rows), "--no-analyze", *SMALL]) == 0
     assert {p: p.read_bytes() for p in (run / "records").iterdir()} == before
 
 
@@ -291,15 +291,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert named in lines[0]
 
 
-def test_a_dev_split_of_one_class_is_refused_and_its_records_are_kept(
+def test_a_dev_split_where_every_answer_is_wrong_gives_a_threshold_and_says_so(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     impossible = [{"question": f"What is {n}?", "answer": "never\n#### 123456789"} for n in range(5)]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in impossible))
     prompt = uncalibrated(run, tmp_path)
-    assert run_command(["calibrate", "--prompt", str(prompt), "--data", str(tmp_path)]) == 2
-    assert "every first answer wrong" in capsys.readouterr().err
-    assert len(RecordFile(prompt / "records" / "calibration.jsonl").read()) == 5
+    assert run_command(["calibrate", "--prompt", str(prompt), "--data", str(tmp_path)]) == 0
+    assert "every first answer is wrong" in capsys.readouterr().err
+    assert json.loads((prompt / "calibration.json").read_text())["tau"] == 1.0
 
 
 def test_a_prompt_is_calibrated_anew_with_other_settings(run: Path, rows: Path, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_later_method_joins_the_table_and_a_short_answer_needs_no_trace(
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["methods"]) == {"prompt_tuning", "dpc"}
     assert results["methods"]["dpc"]["versus_prompt_tuning"] is not None
-    assert results["trace"] is None
+    assert not list(tmp_path.glob("maps/*"))
 
 
 def test_a_prompt_for_another_model_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

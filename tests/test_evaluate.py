@@ -20,6 +20,7 @@ from dpc.soft_prompt import SoftPrompt
 from dpc.tasks import Task
 from dpc.trigger import ALWAYS
 from dpc.types import Answer, Cost, Decision, Example, Generation, Record, Score
+from tests.evidence import about
 from tests.tiny_models import tiny_lm
 
 EXAMPLES = [Example(f"toy/{i}", "ab" * (i % 5 + 1), "x", "x") for i in range(10)]
@@ -58,8 +59,7 @@ def without_neighbours(records: list[Record]) -> list[Record]:
     for record in records:
         answer = replace(record.answer, cost=Cost(0, 0, 0, 0.0))
         if answer.decision is not None:
-            evidence = {name: pytest.approx(value, rel=1e-4) for name, value in answer.decision.evidence.items()}
-            answer = replace(answer, decision=replace(answer.decision, evidence=evidence))
+            answer = replace(answer, decision=replace(answer.decision, evidence=about(answer.decision.evidence, 1e-4)))
         alike.append(replace(record, answer=answer))
     return alike
 
@@ -140,6 +140,27 @@ def test_a_run_never_mixes_two_settings(tmp_path: Path) -> None:
     stamp = directory.manifest()["stages"]["eval"]
     assert stamp["command"] == "dpc eval"
     assert {"python", "torch", "transformers"} <= stamp["versions"].keys()
+
+
+def test_a_stage_that_another_version_goes_on_with_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(tmp_path, "dpc eval")
+    for version in ("1", "1", "2", "2", "1"):
+        monkeypatch.setattr("dpc.runs.versions", lambda version=version: {"torch": version})
+        directory.enter("eval", {"tau": 0.5})
+    stage = directory.manifest()["stages"]["eval"]
+    made = [stage["versions"], *(each["versions"] for each in stage["continued"])]
+    assert made == [{"torch": "1"}, {"torch": "2"}, {"torch": "1"}]
+
+
+def test_what_nothing_needed_yet_may_be_filled_and_then_stays(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    for tau in (None, 0.5, None, 0.5):
+        directory.enter("eval", {"rows": 3, "tau": tau}, fillable=("tau",))
+    assert directory.manifest()["stages"]["eval"]["from"] == {"rows": 3, "tau": 0.5}
+    with pytest.raises(UserError, match=r"tau = 0\.5, now 0\.6"):
+        directory.enter("eval", {"rows": 3, "tau": 0.6}, fillable=("tau",))
+    with pytest.raises(UserError, match="gamma = nothing, now null"):
+        directory.enter("eval", {"rows": 3, "tau": 0.5, "gamma": None}, fillable=("tau",))
 
 
 def made_up(name: str, first: bool, final: bool, ratio: float = 0.5, tau: float = 0.4) -> Record:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dpc.flow import (
     accumulation_profile,
+    concentration,
     has_accumulated,
     key_token,
     late_flow,
@@ -40,8 +41,14 @@ def test_means_by_hand() -> None:
 def test_accumulation_is_one_token_above_k_times_the_mean() -> None:
     profile = torch.tensor([1.0, 1.0, 4.0])
     assert key_token(profile) == 2
+    assert concentration(profile) == 2.0
     assert has_accumulated(profile, 1.9)
     assert not has_accumulated(profile, 2.0)
+
+
+def test_where_nothing_is_gathered_nothing_accumulates() -> None:
+    assert concentration(torch.zeros(3)) == 1.0
+    assert not has_accumulated(torch.zeros(3), 1.01)
 
 
 def test_a_layer_that_was_not_computed_is_an_error() -> None:

@@ -11,7 +11,14 @@ from dpc.corruption import corrupt
 from dpc.engine import Decoder, Request
 from dpc.engine.plain import greedy
 from dpc.errors import UserError
-from dpc.flow import accumulation_profile, key_token, rationale_influence, shallow_layers
+from dpc.flow import (
+    accumulation_profile,
+    has_accumulated,
+    key_token,
+    late_flow,
+    rationale_influence,
+    shallow_layers,
+)
 from dpc.lm import FrozenLM
 from dpc.methods import METHODS, build_method
 from dpc.methods.base import Setup
@@ -20,6 +27,7 @@ from dpc.settings import DecodingSettings, MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import ALWAYS, NEVER, affected_share
 from dpc.types import Answer
+from tests.evidence import about
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 QUESTIONS = [[40, 41, 42], [50, 51, 52, 53, 54, 55, 56, 57], [60, 61], [70, 71, 72, 73]]
@@ -86,7 +94,27 @@ def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt, decoding: DecodingSetting
         assert answer.decision is not None
         assert answer.decision.key_token == token
         assert answer.decision.ratio == affected_share(rationale_influence(saliency)).ratio
-        assert answer.decision.evidence["rationale_loss"] == pytest.approx(saliency.loss, rel=1e-5)
+        profile, influence = accumulation_profile(saliency, shallow_layers(lm.layers)), rationale_influence(saliency)
+        assert answer.decision.evidence == about(
+            {
+                "beta": affected_share(influence).beta,
+                "late_flow": late_flow(influence),
+                "rationale_loss": saliency.loss,
+                "influence": influence.tolist(),
+                "profile": profile.tolist(),
+                "accumulated": has_accumulated(profile, 2.0),
+                "token_rule": "largest S_acc",
+                "gamma": 30.0,
+                "masked": True,
+            }
+        )
+
+
+def test_evidence_of_what_is_not_triggered_holds_no_trace(lm: FrozenLM, prompt: SoftPrompt) -> None:
+    for answer in answers("dpc", lm, Setup(prompt, NEVER)):
+        assert answer.decision is not None
+        assert answer.decision.evidence.keys() == {"beta", "late_flow", "rationale_loss", "influence"}
+        assert len(answer.decision.evidence["influence"]) == len(answer.first.ids)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -104,7 +132,7 @@ def test_no_fast_path_changes_an_answer_or_a_decision(
         assert one.decision is not None
         assert other.decision is not None
         assert (one.decision.ratio, one.decision.key_token) == (other.decision.ratio, other.decision.key_token)
-        assert one.decision.evidence == pytest.approx(other.decision.evidence, rel=1e-3)
+        assert one.decision.evidence == about(other.decision.evidence)
 
 
 def test_decision_and_answers_do_not_depend_on_the_batch(lm: FrozenLM, prompt: SoftPrompt) -> None:

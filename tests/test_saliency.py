@@ -14,7 +14,7 @@ from dpc.attention_call import AttentionCall
 from dpc.capture import capture_attention
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
-from dpc.saliency import prompt_saliency, saliency_block, saliency_map
+from dpc.saliency import prompt_saliency, saliency_block
 from dpc.types import Saliency
 from tests.eager_oracle import (
     PROMPT,
@@ -237,20 +237,6 @@ def test_works_where_the_caller_has_switched_gradients_off(context: Callable[[],
     with context():
         off = saliency(lm, case)
     torch.testing.assert_close(off.scores, saliency(lm, case).scores, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "gpt_oss"])
-@pytest.mark.parametrize("question", [0, QUESTION])
-def test_the_map_of_a_layer_equals_eager_attention(architecture: str, question: int) -> None:
-    lm = shared_lm(architecture)
-    case = instance(lm, question=question)
-    product = oracle(lm, case)
-    for layer in range(3):
-        whole = saliency_map(lm, *case, layer=layer)
-        assert whole.shape == (question + RATIONALE, PROMPT + question + RATIONALE)
-        assert relative_error(whole, product[layer].sum(0).abs()[PROMPT:]) < 1e-5
-    before = saliency_map(lm, *case, layer=1, head_reduction="sum_of_abs")
-    assert relative_error(before, product[1].abs().sum(0)[PROMPT:]) < 1e-5
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -10,7 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from dpc.stats import Detector, Interval, auc, detector, fixed_broken, mcnemar_exact, paired_difference, wilson
+from dpc.stats import (
+    CountTest,
+    Detector,
+    Interval,
+    auc,
+    detector,
+    fisher_exact,
+    fixed_broken,
+    holm,
+    mann_whitney,
+    mcnemar_exact,
+    paired_difference,
+    wilson,
+)
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
 CONFIDENCE = st.floats(0.5, 0.999)
@@ -230,3 +243,110 @@ def test_counts_and_lengths_that_cannot_be_are_refused() -> None:
         auc([1.0], [True, False])
     with pytest.raises(ValueError, match="not NaN"):
         auc([math.nan, 1.0], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([], []),
+        ([0.3], [0.3]),
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.5, 0.01], [1.0, 1.0, 0.03]),
+    ],
+)
+def test_holm_by_hand(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def rejected_step_down(p_values: list[float], level: float) -> set[int]:
+    """Holm's procedure as he states it: stop at the first p over level / (m - i)."""
+    found: set[int] = set()
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        found.add(index)
+    return found
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 64).map(lambda i: i / 64), max_size=12), st.sampled_from([1 / 64, 1 / 16, 1 / 4]))
+def test_holm_rejects_what_its_procedure_rejects(p_values: list[float], level: float) -> None:
+    adjusted = holm(p_values)
+    assert {i for i, p in enumerate(adjusted) if p <= level} == rejected_step_down(p_values, level)
+    assert all(p <= q <= min(1.0, p * len(p_values)) for p, q in zip(p_values, adjusted, strict=True))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 9).map(float), min_size=1, max_size=30),
+    st.lists(st.integers(0, 9).map(float), min_size=1, max_size=30),
+)
+def test_mann_whitney_counts_the_pairs_in_which_the_first_is_larger(a: list[float], b: list[float]) -> None:
+    found, swapped = mann_whitney(a, b), mann_whitney(b, a)
+    assert found is not None
+    assert swapped is not None
+    u = sum((x > y) + (x == y) / 2 for x, y in product(a, b))
+    assert found.u == u
+    assert found.auc == pytest.approx(u / (len(a) * len(b)))
+    assert found.rank_biserial == pytest.approx(-swapped.rank_biserial, abs=1e-12)
+    assert 0 <= found.p <= 1
+    assert found.p == pytest.approx(swapped.p)
+    assert found.auc == pytest.approx(auc([*a, *b], [True] * len(a) + [False] * len(b)))
+
+
+def test_mann_whitney_is_exact_for_few_values() -> None:
+    # Of the 20 ways to choose 3 of 6 ranks two are as extreme as this one.
+    found = mann_whitney([4.0, 5.0, 6.0], [1.0, 2.0, 3.0])
+    assert found is not None
+    assert (found.p, found.rank_biserial) == (pytest.approx(2 / 20), 1.0)
+
+
+def test_mann_whitney_where_there_is_nothing_to_rank() -> None:
+    assert mann_whitney([], [1.0]) is None
+    alike = mann_whitney([2.0] * 9, [2.0] * 12)
+    assert alike is not None
+    assert (alike.p, alike.rank_biserial) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="not NaN"):
+        mann_whitney([math.nan], [1.0])
+
+
+# Fisher's lady tasting tea, 1935: 3 of 4 cups right, two-sided 34 / 70; and margins of nothing.
+@pytest.mark.parametrize(
+    ("table", "odds_ratio", "p"),
+    [
+        ([[3, 1], [1, 3]], 9.0, 34 / 70),
+        ([[4, 0], [0, 4]], math.inf, 2 / 70),
+        ([[0, 4], [4, 0]], 0.0, 2 / 70),
+        ([[0, 0], [5, 7]], None, 1.0),
+        ([[5, 0], [7, 0]], None, 1.0),
+    ],
+)
+def test_fisher_by_hand(table: list[list[int]], odds_ratio: float | None, p: float) -> None:
+    found = fisher_exact(table)
+    assert found == CountTest(odds_ratio, found.p)
+    assert found.p == pytest.approx(p)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 12), min_size=4, max_size=4))
+def test_fisher_sums_the_tables_that_are_no_likelier(counts: list[int]) -> None:
+    a, b, c, d = counts
+    n, row, column = sum(counts), a + b, a + c
+    chances = {
+        x: math.comb(column, x) * math.comb(n - column, row - x) / math.comb(n, row)
+        for x in range(max(0, row + column - n), min(row, column) + 1)
+    }
+    expected = sum(chance for chance in chances.values() if chance <= chances[a] * (1 + 1e-7))
+    assert fisher_exact([[a, b], [c, d]]).p == pytest.approx(expected, rel=1e-6)
+    assert fisher_exact([[a, c], [b, d]]).p == pytest.approx(expected, rel=1e-6)
+
+
+def test_tables_and_probabilities_that_cannot_be_are_refused() -> None:
+    for table in ([[1, 2]], [[1, 2], [3]], [[1, -1], [0, 2]]):
+        with pytest.raises(ValueError, match="two rows of two counts"):
+            fisher_exact(table)
+    for p in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="probabilities"):
+            holm([0.5, p])

@@ -220,6 +220,22 @@ def test_a_score_says_what_was_read_and_why(text: str, expected: Score) -> None:
     assert TASK.score(Example("x", "?", "2"), text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        ("1 + 1 = 2\n#### 2", "match", "match"),
+        ("The answer is 2.", "no_answer", "match"),
+        ("#### 2, or perhaps 3", "match", "mismatch"),
+        ("The answer is 12.", "no_answer", "mismatch"),
+        ("I do not know.", "no_answer", "no_answer"),
+    ],
+)
+def test_strict_and_flexible_grades_stand_side_by_side(text: str, strict: str, flexible: str) -> None:
+    example = Example("x", "?", "2")
+    assert TASK.score(example, text).reason == strict
+    assert {name: grade(example, text).reason for name, grade in TASK.also_graded.items()} == {"flexible": flexible}
+
+
 def test_a_row_becomes_an_example(tmp_path: Path) -> None:
     rows = [row(), row("Cost?", "It costs $<<40*27=1080>>1,080.\n#### 1,080")]
     example = TASK.load("test", str(write(tmp_path / "some.jsonl", rows)))[1]

@@ -68,6 +68,7 @@ def test_train_and_dev_are_files_of_their_own(directory: Path) -> None:
 
 def test_the_grader_is_that_of_gsm8k() -> None:
     assert zoo.TASK.score is gsm8k.TASK.score
+    assert zoo.TASK.also_graded == gsm8k.TASK.also_graded
 
 
 @pytest.mark.parametrize(

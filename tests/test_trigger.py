@@ -61,18 +61,25 @@ def test_an_instance_that_cant_be_judged_keeps_its_first_answer() -> None:
     assert all(point.accuracy == 0.5 for point in chosen.curve)
 
 
-@pytest.mark.parametrize("outcomes", [[], [True, True], [False, False]])
-def test_one_class_only_is_refused(outcomes: list[bool]) -> None:
-    with pytest.raises(UserError, match="threshold"):
-        calibrate([0.5] * len(outcomes), outcomes, outcomes)
+def test_a_threshold_needs_an_instance() -> None:
+    with pytest.raises(UserError, match="no instance"):
+        calibrate([], [], [])
+
+
+def test_where_all_first_answers_are_right_it_never_triggers_unless_that_is_free() -> None:
+    assert calibrate([0.9, 0.2], [True, True], [False, True]).tau == NEVER
+
+
+def test_where_all_first_answers_are_wrong_it_triggers_on_what_a_second_answer_mends() -> None:
+    chosen = calibrate([0.9, 0.2, None], [False, False, False], [True, False, True])
+    best = next(point for point in chosen.curve if point.tau == chosen.tau)
+    assert (best.accuracy, best.trigger_rate) == pytest.approx((1 / 3, 1 / 3))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.none() | st.floats(0, 1), st.booleans(), st.booleans()), min_size=2, max_size=20))
 def test_the_curve_holds_no_better_threshold(rows: list[tuple[float | None, bool, bool]]) -> None:
     ratios, first, second = (list(column) for column in zip(*rows, strict=True))
-    if len(set(first)) < 2:
-        return
     chosen = calibrate(ratios, first, second)
     reached = next(point.accuracy for point in chosen.curve if point.tau == chosen.tau)
     for tau in [step / 20 for step in range(-2, 21)]:

@@ -42,9 +42,15 @@ def key_token(profile: Float[Tensor, " prompt"]) -> int:
     return int(profile.argmax())
 
 
+def concentration(profile: Float[Tensor, " prompt"]) -> float:
+    """What the most gathering soft token gathers over the mean (Eq 7): at least 1, and 1 where nothing is gathered."""
+    mean = float(profile.mean())
+    return float(profile.max()) / mean if mean > 0 else 1.0
+
+
 def has_accumulated(profile: Float[Tensor, " prompt"], k: float) -> bool:
     """Eq 7: whether one soft token gathers more than ``k`` times the mean."""
-    return bool(profile.max() > k * profile.mean())
+    return concentration(profile) > k
 
 
 def rationale_influence(saliency: Saliency) -> Float[Tensor, " rationale"]:

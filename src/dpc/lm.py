@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from inspect import signature
@@ -14,7 +15,15 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dpc.errors import UserError
 
@@ -86,9 +95,25 @@ class FrozenLM:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of ids; special tokens are left out unless ``special``."""
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
+        )
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text that each token adds to those before it, special tokens included.
+
+        A character that several tokens make stands with the last of them.
+        """
+        texts, before, read = [], 0, 0
+        for end in range(1, len(ids) + 1):
+            known, text = (self.decode(ids[before:stop], special=True) for stop in (read, end))
+            whole = not text.endswith("\ufffd") or end == len(ids)
+            texts.append(text[len(known) :] if whole else "")
+            if whole:
+                before, read = read, end
+        return texts
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
         """Input embeddings of ``ids`` as the model itself computes them."""
@@ -146,15 +171,19 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 def freeze(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> FrozenLM:
     """Wrap a loaded model: evaluation mode, no parameter trainable. Raises ``UserError`` for no end token."""
     model.eval().requires_grad_(False)
-    lm = FrozenLM(model, tokenizer, name, weights_fingerprint(model))
+    return _with_end(FrozenLM(model, tokenizer, name, weights_fingerprint(model)))
+
+
+def _with_end(lm: FrozenLM) -> FrozenLM:
     if not lm.end_ids:
         raise UserError(
-            f"{name}: neither model nor tokenizer names an end token; set eos_token in its tokenizer config"
+            f"{lm.name}: neither model nor tokenizer names an end token; set eos_token in its tokenizer config"
         )
     return lm
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that ``name`` or ``auto`` stands for. Raises ``UserError`` where this machine has none such."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -167,18 +196,42 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def load_lm(name: str, *, dtype: str = "auto", device: str = "auto") -> FrozenLM:
+def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> FrozenLM:
     """Load a causal language model by hub id or local path; ``zoo`` is the model that ships in the package.
 
     dtype: a torch type's name, or ``auto`` (the checkpoint's own on a GPU, float32 on a CPU).
-    device: as torch names it, or ``auto``. Raises ``UserError`` where there is no such model, type or device.
+    device: as torch names it, or ``auto``. revision: branch, tag or commit on the hub; its main branch if None.
+    Raises ``UserError`` where there is no such model, type or device.
     """
-    place = _device(device)
-    kind = ("auto" if place.type == "cuda" else torch.float32) if dtype == "auto" else _dtype(dtype)
-    if name == EMBEDDED:
-        with as_file(files("dpc.zoo") / "model") as path:
-            return _load(str(path), name, kind, place)
-    return _load(name, name, kind, place)
+    place = device_of(device)
+    kind = _kind(dtype, place)
+    with _folder(name) as path, _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=kind, device_map={"": place})
+    return freeze(model, tokenizer, name)
+
+
+def load_outline(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> FrozenLM:
+    """What ``load_lm`` loads, without its weights: shapes, types, tokenizer and context are real, numbers are not.
+
+    It encodes texts and says what fits; its ``revision`` is empty, and its parameters are on torch's meta device.
+    Arguments and errors are those of ``load_lm``.
+    """
+    kind = _kind(dtype, device_of(device))
+    with _folder(name) as path, _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=config.dtype if kind == "auto" else kind)
+        with suppress(OSError):  # Optional: from_config has made one of the configuration.
+            model.generation_config = GenerationConfig.from_pretrained(path, revision=revision or "main")
+    return _with_end(FrozenLM(model.eval().requires_grad_(False), tokenizer, name, revision=""))
+
+
+def _kind(dtype: str, place: torch.device) -> torch.dtype | str:
+    if dtype == "auto":
+        return "auto" if place.type == "cuda" else torch.float32
+    return _dtype(dtype)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -195,12 +248,22 @@ _LOADING_ERRORS = (
 )
 
 
-def _load(path: str, name: str, dtype: torch.dtype | str, device: torch.device) -> FrozenLM:
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+@contextmanager
+def _folder(name: str) -> Iterator[str]:
+    """Where transformers finds the model: a folder, or a hub id."""
+    if name == EMBEDDED:
+        with as_file(files("dpc.zoo") / "model") as path:
+            yield str(path)
+        return
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise UserError(f"--model {name}: no config.json there; expected a folder in Hugging Face format, or a hub id")
+    yield name
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map={"": device})
+        yield
     except _LOADING_ERRORS as error:
         if "out of memory" in str(error):
             raise
@@ -208,4 +271,3 @@ def _load(path: str, name: str, dtype: torch.dtype | str, device: torch.device) 
         raise UserError(
             f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a local folder, or a Hugging Face hub id"
         ) from error
-    return freeze(model, tokenizer, name)

@@ -15,11 +15,11 @@ from dpc.errors import UserError
 from dpc.evaluate import Progress, calibrate_records, evaluate
 from dpc.files import read_json, write_json
 from dpc.lm import FrozenLM
-from dpc.methods import BASELINE, METHODS, build_method, check_methods
+from dpc.methods import BASELINE, METHODS, build_method, check_methods, use_calibration
 from dpc.methods.base import Setup
-from dpc.results import summarize
+from dpc.results import summarize, threshold_curve
 from dpc.runs import RunDirectory, source_state, versions
-from dpc.settings import Settings
+from dpc.settings import Settings, TaskSettings
 from dpc.soft_prompt import SoftPrompt, load_adapter
 from dpc.tasks import Task, data_sha256
 from dpc.trigger import ALWAYS
@@ -27,6 +27,8 @@ from dpc.tuning import TuningProgress, tune
 from dpc.types import Example, Record
 
 CALIBRATION = "calibration.json"
+# What was chosen before an evaluation, and only some methods need.
+CHOSEN = ("prompt_sha256", "tau", "trigger_rate", "act_sha256")
 Report = Callable[[str, Progress], None]
 
 
@@ -40,9 +42,16 @@ class Data:
     examples: tuple[Example, ...]
 
     @classmethod
-    def load(cls, task: Task, split: str, source: str | None, limit: int | None = None) -> Data:
+    def load(
+        cls,
+        task: Task,
+        split: str,
+        source: str | None,
+        limit: int | None = None,
+        settings: TaskSettings | None = None,
+    ) -> Data:
         """Load the split, or its first ``limit`` rows."""
-        examples = task.load(split, source)
+        examples = task.load(split, source, settings or TaskSettings())
         return cls(task, split, source or task.default_source, tuple(examples[:limit]))
 
     def describe(self) -> dict[str, Any]:
@@ -54,6 +63,28 @@ class Data:
             "rows": len(self.examples),
             "sha256": data_sha256(self.examples),
         }
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Question and target of each row, as texts, as a prompt is tuned on them."""
+        return [(self.task.prompt(example), self.task.target(example)) for example in self.examples]
+
+
+def init_text(train: Data, dev: Data, settings: Settings) -> str | None:
+    """Question and target of the example that init ``text`` starts from; None where that is the first train row.
+
+    Raises ``UserError`` where ``tuning.init_question`` is set and no row's question begins so.
+    """
+    beginning = settings.tuning.init_question
+    if beginning is None or settings.tuning.init != "text":
+        return None
+    for part in (train, dev):
+        for example, pair in zip(part.examples, part.pairs(), strict=True):
+            if example.question.startswith(beginning):
+                return "".join(pair)
+    raise UserError(
+        f"tuning.init_question: no question among {train.source}'s train and dev rows begins with {beginning!r}; "
+        "give another beginning, or none for the first train row"
+    )
 
 
 def row_keys(data: Data) -> dict[str, str]:
@@ -75,6 +106,43 @@ def refuse_shared_rows(data: Data, others: Collection[str], used_for: str) -> No
 def describe_model(lm: FrozenLM) -> dict[str, Any]:
     """What identifies a model."""
     return {"name": lm.name, "revision": lm.revision, "dtype": str(lm.dtype).removeprefix("torch.")}
+
+
+def tuning_inputs(lm: FrozenLM, train: Data, dev: Data, settings: Settings) -> dict[str, Any]:
+    """What a tuned prompt follows from."""
+    return {
+        "model": describe_model(lm),
+        "train": train.describe(),
+        "dev": dev.describe(),
+        "tuning": settings.tuning.model_dump(),
+        "max_new_tokens": settings.decoding.max_new_tokens or dev.task.max_new_tokens,
+    }
+
+
+def calibration_inputs(lm: FrozenLM, prompt_sha256: str, data: Data, settings: Settings) -> dict[str, Any]:
+    """What a calibrated threshold follows from."""
+    return {
+        "model": describe_model(lm),
+        "prompt_sha256": prompt_sha256,
+        "data": data.describe(),
+        "method": settings.method.deciding(),
+        "decoding": settings.decoding.model_dump(),
+    }
+
+
+def evaluation_inputs(lm: FrozenLM, setup: Setup, data: Data, settings: Settings) -> dict[str, Any]:
+    """What the records of an evaluation follow from; ``CHOSEN`` are None where no method needed them yet."""
+    act = None if setup.act_heads is None else {"heads": setup.act_heads, **setup.act.model_dump()}
+    return {
+        "model": describe_model(lm),
+        "prompt_sha256": setup.soft_prompt.sha256 if setup.soft_prompt else None,
+        "tau": setup.tau,
+        "trigger_rate": setup.trigger_rate,
+        "act_sha256": None if act is None else hashlib.sha256(json.dumps(act).encode()).hexdigest(),
+        "data": data.describe(),
+        "method": settings.method.model_dump(),
+        "decoding": settings.decoding.model_dump(),
+    }
 
 
 def accuracy_of(lm: FrozenLM, data: Data, settings: Settings) -> Callable[[SoftPrompt], float]:
@@ -102,7 +170,7 @@ def tune_prompt(
 ) -> SoftPrompt:
     """Tune a prompt on ``train``, keep the best on ``dev``, and leave a PEFT adapter in ``output``."""
     checked = replace(dev, examples=dev.examples[: settings.tuning.dev_limit])
-    rows = [[(part.task.prompt(e), part.task.target(e)) for e in part.examples] for part in (train, checked)]
+    rows = [part.pairs() for part in (train, checked)]
     return tune(
         lm,
         rows[0],
@@ -112,6 +180,7 @@ def tune_prompt(
         dev_accuracy=accuracy_of(lm, checked, settings),
         resume=resume,
         progress=progress,
+        init_text=init_text(train, dev, settings),
         provenance={"train": train.describe(), "dev": checked.describe()},
     )
 
@@ -125,13 +194,7 @@ def calibrate_prompt(
     progress: Report | None = None,
 ) -> dict[str, Any]:
     """Answer ``data`` twice each and choose tau by accuracy; what is returned also says what it was chosen on."""
-    made_from = {
-        "model": describe_model(lm),
-        "prompt_sha256": prompt.sha256,
-        "data": data.describe(),
-        "method": settings.method.model_dump(),
-        "decoding": settings.decoding.model_dump(),
-    }
+    made_from = calibration_inputs(lm, prompt.sha256, data, settings)
     run.restart("calibrate", made_from, run.records("calibration"))
     records = evaluate(
         Decoder(lm, settings.decoding),
@@ -167,8 +230,9 @@ def load_calibration(directory: Path, prompt: SoftPrompt, settings: Settings) ->
     stored: dict[str, Any] = read_json(path, "calibration")
     try:
         made_from, tau = stored["from"], float(stored["tau"])
-        same = made_from["prompt_sha256"] == prompt.sha256 and made_from["method"] == settings.method.model_dump()
-        whole = math.isfinite(tau) and {"rows", "curve", "n"} <= stored.keys() and "task" in made_from["data"]
+        same = made_from["prompt_sha256"] == prompt.sha256 and made_from["method"] == settings.method.deciding()
+        whole = math.isfinite(tau) and {"rows", "n"} <= stored.keys() and "task" in made_from["data"]
+        whole = whole and tau in [point["tau"] for point in stored["curve"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a calibration; run `dpc calibrate` again") from error
     if not whole:
@@ -176,6 +240,30 @@ def load_calibration(directory: Path, prompt: SoftPrompt, settings: Settings) ->
     if not same:
         raise UserError(f"{path}: tau {tau} was chosen for another prompt or other settings; run `dpc calibrate` again")
     return stored
+
+
+def trigger_rate(calibration: Mapping[str, Any]) -> float:
+    """The share of the calibration's rows on which the chosen threshold fires."""
+    return next(float(p["trigger_rate"]) for p in calibration["curve"] if p["tau"] == calibration["tau"])
+
+
+def method_setup(
+    prompt: SoftPrompt | None,
+    calibration: Mapping[str, Any] | None,
+    act: Mapping[str, Any] | None,
+    settings: Settings,
+    tau: float | None = None,
+) -> Setup:
+    """What methods are built from, as it was chosen beside the prompt; ``tau`` overrides the calibrated one."""
+    known = calibration if tau is None else None
+    return Setup(
+        soft_prompt=prompt,
+        tau=float(known["tau"]) if known else tau,
+        settings=settings.method,
+        trigger_rate=trigger_rate(known) if known else None,
+        act_heads=tuple((int(layer), int(head)) for layer, head in act["heads"]) if act else None,
+        act=settings.act,
+    )
 
 
 def evaluate_methods(
@@ -188,46 +276,40 @@ def evaluate_methods(
     run: RunDirectory,
     *,
     tau: float | None = None,
+    act: Mapping[str, Any] | None = None,
     progress: Report | None = None,
 ) -> dict[str, Any]:
     """Answer ``data`` with every method, and write ``results.json``. ``tau`` overrides the calibrated one.
 
-    Raises ``UserError`` where the rows are those that tau was chosen on: such a figure would be no test.
+    act: what ``act_search.load_act`` found beside the prompt, for the method ``act``.
+    Raises ``UserError`` where the rows are those that tau or ACT's heads were chosen on: it would be no test.
     """
     check_methods(methods)
-    described = data.describe()
-    if "dpc" in methods and tau is None and calibration:
+    if use_calibration(methods) and tau is None and calibration:
         refuse_shared_rows(data, set(calibration["rows"]), "choose tau")
-    threshold = tau if tau is not None else calibration["tau"] if calibration else None
-    setup = Setup(prompt, threshold, settings.method)
+    if "act" in methods and act:
+        refuse_shared_rows(data, set(act["rows"]), "choose ACT's heads")
+    setup = method_setup(prompt, calibration, act, settings, tau)
     for name in methods:
         build_method(name, setup)
-    run.enter(
-        "eval",
-        {
-            "model": describe_model(lm),
-            "prompt_sha256": prompt.sha256 if prompt else None,
-            "tau": threshold,
-            "data": described,
-            "method": settings.method.model_dump(),
-            "decoding": settings.decoding.model_dump(),
-        },
-    )
+    run.enter("eval", evaluation_inputs(lm, setup, data, settings), fillable=CHOSEN)
+    run.write_examples(data.examples)
     decoder = Decoder(lm, settings.decoding)
     records: dict[str, list[Record]] = {}
     for name in methods:
         step = (lambda p, name=name: progress(name, p)) if progress else None
         records[name] = evaluate(decoder, data.task, data.examples, name, setup, run.records(name), step)
     write_vocabulary(lm, run, (record for made in records.values() for record in made))
+    records |= _earlier_records(run, data, methods)
     results = {
-        "format": 1,
+        "format": 2,
         "model": lm.name,
         "task": data.task.name,
         "split": data.split,
         "n": len(data.examples),
-        "methods": summarize(records | _earlier_records(run, data, methods)),
+        "methods": summarize(records, data.examples, data.task.also_graded),
         "calibration": {k: calibration[k] for k in ("tau", "n", "curve", "from")} if calibration else None,
-        "trace": None,
+        "test_curve": threshold_curve(records),
         "made_by": {"command": run.command, "versions": versions(), "source": source_state()},
     }
     write_json(run.results, results)
@@ -252,21 +334,16 @@ def _earlier_records(run: RunDirectory, data: Data, methods: Sequence[str]) -> d
     return found
 
 
-def pick_for_trace(run: RunDirectory, data: Data) -> Example:
-    """The instance worth a look: the first that DPC fixed, else the first triggered, else the first."""
-    by_id = {example.id: example for example in data.examples}
-    records = run.records("dpc").read()
-    fixed = [r for r in records if r.score_final.correct and not r.score_first.correct]
-    triggered = [r for r in records if r.answer.second is not None]
-    chosen = (fixed or triggered or records)[:1]
-    return by_id[chosen[0].example_id] if chosen else data.examples[0]
+def needs_prompt(methods: Sequence[str]) -> bool:
+    """Whether one of the methods answers with a soft prompt: all but the bare model."""
+    return not set(methods) <= {"pretrained"}
 
 
 def load_prompt(lm: FrozenLM, directory: Path | None, methods: Sequence[str] = (BASELINE,)) -> SoftPrompt | None:
     """The adapter in ``directory``; None where no method needs one. Raises ``UserError`` where one is needed."""
     if directory is not None:
         return load_adapter(lm, directory)
-    if set(methods) <= {"pretrained"}:
+    if not needs_prompt(methods):
         return None
     raise UserError(
         f"methods {', '.join(methods)} need a soft prompt; pass --prompt DIR, a folder made by `dpc tune` or PEFT"

@@ -65,7 +65,8 @@ def prompt_saliency(
             another width, or a model whose attention cannot be reproduced exactly.
     """
     wanted = _sorted_layers(lm, layers)
-    _require_ready(lm, head_reduction, soft_prompt, questions, rationales)
+    check_head_reduction(head_reduction)
+    _require_ready(lm, soft_prompt, questions, rationales)
     if not questions:
         return []
     blocks: dict[int, Tensor] = {}
@@ -96,33 +97,28 @@ def one_graph_is_small(lm: FrozenLM, positions: int) -> bool:
     return positions * lm.hidden_size * lm.layers * _KEPT_A_BLOCK <= _SMALL_GRAPH
 
 
-def saliency_map(
+def walk_layers(
     lm: FrozenLM,
     soft_prompt: Float[Tensor, "prompt d"],
     question: Sequence[int],
     rationale: Sequence[int],
-    layer: int,
-    head_reduction: HeadReduction = "abs_of_sum",
+    layers: Sequence[int] | None,
+    reduce: Reduce,
     *,
     prefix: PromptPrefix | None = None,
-) -> Float[Tensor, "row column"]:
-    """One layer's saliency (Eq 1) of one instance: question and rationale rows, all columns ``[p | q | r]``.
+) -> float:
+    """Hand each of ``layers`` of one instance to ``reduce``, the last one first; returns the rationale's loss in nats.
 
-    Arguments, result and errors are those of ``prompt_saliency``, whose scores are the first columns.
+    ``reduce(layer, call, gradient [1 head row v])``: the last rows of the call are those of question and rationale, its
+    columns the whole ``[p | q | r]``. Other arguments and errors are those of ``prompt_saliency``.
     """
-    [layer] = _sorted_layers(lm, [layer])
-    _require_ready(lm, head_reduction, soft_prompt, [question], [rationale])
-    maps: list[Tensor] = []
+    wanted = _sorted_layers(lm, layers)
+    _require_ready(lm, soft_prompt, [question], [rationale])
     start = len(soft_prompt) - (not question)
-
-    def reduce(_: int, call: AttentionCall, gradient: Tensor) -> None:
-        rows = slice(len(soft_prompt) - start, call.rows.stop)
-        maps.append(saliency_block(call, gradient, rows, call.columns, head_reduction)[0])
-
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, soft_prompt, [question], [rationale], start)
-        _block_by_block(lm, batch, _prefix(lm, soft_prompt, prefix, start), (layer,), reduce)
-    return _finite(maps[0]).to(lm.device)
+        losses = _block_by_block(lm, batch, _prefix(lm, soft_prompt, prefix, start), wanted, reduce)
+    return float(losses[0])
 
 
 def saliency_block(
@@ -258,13 +254,20 @@ def _instance(
     head_reduction: HeadReduction,
 ) -> Saliency:
     own = scores[:, : spans.rationale.stop - spans.question.start].clone()
-    return Saliency(_finite(own), spans, layers, loss, head_reduction)
+    return Saliency(require_finite(own), spans, layers, loss, head_reduction)
 
 
-def _finite(scores: Tensor) -> Tensor:
+def require_finite(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``scores`` as they are. Raises ``UserError`` where one of them is no finite number."""
     if not bool(torch.isfinite(scores).all()):
         raise UserError("saliency is not finite: numbers overflow in this model's type, load it in float32 or bfloat16")
     return scores
+
+
+def check_head_reduction(head_reduction: str) -> None:
+    """Raise ``UserError`` unless ``head_reduction`` is one of ``HeadReduction``."""
+    if head_reduction not in get_args(HeadReduction):
+        raise UserError(f"head_reduction {head_reduction!r}: expected one of {', '.join(get_args(HeadReduction))}")
 
 
 def _sorted_layers(lm: FrozenLM, layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -281,13 +284,10 @@ def _sorted_layers(lm: FrozenLM, layers: Sequence[int] | None) -> tuple[int, ...
 
 def _require_ready(
     lm: FrozenLM,
-    head_reduction: str,
     soft_prompt: Tensor,
     questions: Sequence[Sequence[int]],
     rationales: Sequence[Sequence[int]],
 ) -> None:
-    if head_reduction not in get_args(HeadReduction):
-        raise UserError(f"head_reduction {head_reduction!r}: expected one of {', '.join(get_args(HeadReduction))}")
     check_reproduces(lm)
     prompt, width = soft_prompt.shape
     if width != lm.hidden_size or not prompt:

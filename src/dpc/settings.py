@@ -12,6 +12,7 @@ from dpc.types import HeadReduction, PruneScope
 
 Init = Literal["random", "sample-vocab", "text"]
 Autocast = Literal["auto", "bfloat16", "off"]
+ArcRationale = Literal["answer", "worldtree"]
 
 
 class _Group(BaseModel):
@@ -23,6 +24,12 @@ class TuningSettings(_Group):
 
     length: int = Field(100, ge=1, description="soft tokens P; the paper's 100")
     init: Init = Field("text", description="start from one training example, as the paper does for two of three models")
+    init_question: str | None = Field(
+        None,
+        min_length=1,
+        description="how the question of the example for init=text begins, among train and dev rows; none: the first "
+        "train row",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, at its peak; the paper's")
     epochs: int = Field(3, ge=1, description="passes over the training rows, unless steps says how many updates")
     steps: int | None = Field(None, ge=1, description="updates; none: as epochs say")
@@ -71,6 +78,13 @@ class MethodSettings(_Group):
         "vector", description="rank magnitudes in each vector, or in the whole prompt; vectors keep an equal share"
     )
     mask_key: bool = Field(True, description="set the key token's vector to zero, as the paper does")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="of what random_corruption and random_trigger draw; no other method looks at it"
+    )
+
+    def deciding(self) -> dict[str, Any]:
+        """What a calibrated threshold depends on: everything but the seed of controls that are random."""
+        return self.model_dump(exclude={"seed"})
 
     @model_validator(mode="after")
     def _ordered(self) -> MethodSettings:
@@ -116,12 +130,61 @@ class DecodingSettings(_Group):
     )
 
 
+class ActSettings(_Group):
+    """How ``act`` calibrates attention (Yu et al. 2024, arXiv 2406.15765), and how its heads are searched."""
+
+    alpha: float = Field(
+        5.0,
+        gt=0,
+        description="a sink is read with more than alpha / N on average, N the tokens so far, ACT's rule; at 50 tokens "
+        "5 is the fixed 0.1 of its code",
+    )
+    beta: float = Field(0.4, ge=0, lt=1, description="what is left of the attention on a sink; as in ACT's code")
+    layer_start: float = Field(
+        2 / 32, ge=0, le=1, description="layers below this fraction of the depth are left alone; 2 of 32 in ACT's code"
+    )
+    layer_stop: float = Field(
+        31 / 32, ge=0, le=1, description="layers from this fraction up are left alone; 31 of 32 in ACT's code"
+    )
+    rows: int = Field(200, ge=1, description="dev rows that heads are searched on; more choose better and cost more")
+    max_heads: int | None = Field(
+        None, ge=1, description="heads tried, spread evenly over the middle layers; none: all of them"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ActSettings:
+        if self.layer_start >= self.layer_stop:
+            raise ValueError(f"layer_start {self.layer_start} is not below layer_stop {self.layer_stop}")
+        return self
+
+
+class TaskSettings(_Group):
+    """What a benchmark leaves open. Only the tasks that are named use it."""
+
+    arc_rationale: ArcRationale = Field(
+        "answer",
+        description="arc_challenge has no rationales: tune on the sentence with the answer alone, as ARC comes, or on "
+        "WorldTree's explanation before it; train and dev then leave out the rows that have none",
+    )
+    worldtree: str | None = Field(
+        None, min_length=1, description="folder of the WorldTree release, for arc_rationale=worldtree; none: not used"
+    )
+
+    @model_validator(mode="after")
+    def _joined(self) -> TaskSettings:
+        if (self.arc_rationale == "worldtree") != (self.worldtree is not None):
+            raise ValueError("arc_rationale=worldtree and worldtree=FOLDER go together; set both or neither")
+        return self
+
+
 class Settings(_Group):
     """All groups; on the command line ``--set group.name=value``."""
 
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     method: MethodSettings = Field(default_factory=MethodSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
+    task: TaskSettings = Field(default_factory=TaskSettings)
+    act: ActSettings = Field(default_factory=ActSettings)
 
 
 def parse_settings(assignments: Sequence[str], defaults: dict[str, dict[str, Any]]) -> Settings:
@@ -129,19 +192,38 @@ def parse_settings(assignments: Sequence[str], defaults: dict[str, dict[str, Any
 
     Raises ``UserError`` with every mistake at once, in one line.
     """
-    values = {group: dict(defaults.get(group, {})) for group in Settings.model_fields}
+    given, wrong = read_assignments(assignments)
+    values = {group: dict(defaults.get(group, {})) | given.get(group, {}) for group in Settings.model_fields}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        wrong += [mistake for _, mistake in mistakes(error)]
+    if wrong:
+        raise UserError(f"--set: {'; '.join(wrong)}; docs/configuration.md lists every setting")
+    return settings
+
+
+def read_assignments(assignments: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Values by group and name of ``group.name=value`` texts, and what is wrong with the texts that are none."""
+    values: dict[str, dict[str, Any]] = {}
     wrong = []
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         group, dot, key = name.strip().partition(".")
-        if not equals or not dot or group not in values:
-            wrong.append(f"{assignment!r} is not group.name=value with a group of {', '.join(values)}")
+        if not equals or not dot or group not in Settings.model_fields:
+            groups = ", ".join(Settings.model_fields)
+            wrong.append(f"{assignment!r} is not group.name=value with a group of {groups}")
         else:
-            values[group][key] = None if value.strip().lower() == "none" else value.strip()
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        wrong += [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}, got {e['input']!r}" for e in error.errors()]
-    if wrong:
-        raise UserError(f"--set: {'; '.join(wrong)}; docs/configuration.md lists every setting")
-    return settings
+            values.setdefault(group, {})[key] = None if value.strip().lower() == "none" else value.strip()
+    return values, wrong
+
+
+def mistakes(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    """Where each mistake is, as names from the outside in, and what to tell the user about it."""
+    found = []
+    for each in error.errors():
+        place = tuple(map(str, each["loc"]))
+        message = each["msg"].removeprefix("Value error, ")
+        value = "" if each["type"] == "value_error" else f", got {each['input']!r}"
+        found.append((place, f"{'.'.join(place)}: {message[:1].lower()}{message[1:]}{value}"))
+    return found

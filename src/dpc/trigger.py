@@ -63,6 +63,12 @@ class Calibration:
     curve: tuple[Operating, ...]
 
 
+def thresholds(ratios: Sequence[float | None]) -> list[float]:
+    """One threshold for every way to decide: the midpoints between neighbouring values of R, always, and never."""
+    seen = sorted({r for r in ratios if r is not None})
+    return [ALWAYS, *((a + b) / 2 for a, b in pairwise(seen)), NEVER]
+
+
 def calibrate(
     ratios: Sequence[float | None], first_correct: Sequence[bool], second_correct: Sequence[bool]
 ) -> Calibration:
@@ -70,25 +76,14 @@ def calibrate(
 
     ratios: R of each instance, None where it can't be judged. Candidates are the midpoints between neighbouring values
     of R, below all of them, and 1 (never trigger).
-    Raises ``UserError`` where the first answers are all right or all wrong.
+    First answers that are all right, or all wrong, say nothing of the trigger as a detector; the choice is the same.
+    Raises ``UserError`` where there is no instance.
     """
-    if len(set(first_correct)) < 2:
-        state = (
-            "no instance"
-            if not first_correct
-            else "every first answer right"
-            if first_correct[0]
-            else "every first answer wrong"
-        )
-        raise UserError(
-            f"calibration data: {state}, so no threshold can tell right from wrong; "
-            "expected both kinds; calibrate on more or other rows, or pass --tau"
-        )
-    seen = sorted({r for r in ratios if r is not None})
-    candidates = [ALWAYS, *((a + b) / 2 for a, b in pairwise(seen)), NEVER]
+    if not first_correct:
+        raise UserError("calibration data: no instance to choose a threshold on; expected at least one row")
     total = len(ratios)
     curve = []
-    for tau in candidates:
+    for tau in thresholds(ratios):
         fires = [r is not None and r > tau for r in ratios]
         right = sum(b if f else a for f, a, b in zip(fires, first_correct, second_correct, strict=True))
         curve.append(Operating(tau, right / total, sum(fires) / total))

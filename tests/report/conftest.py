@@ -9,7 +9,7 @@ import pytest
 
 from dpc.results import summarize
 from dpc.types import Record
-from tests.report.examples import calibration, results, thousand, trace
+from tests.report.examples import calibration, results, thousand
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def methods(records: dict[str, list[Record]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def document(methods: dict[str, Any]) -> str:
-    return json.dumps({**results(methods), "calibration": calibration(), "trace": trace()})
+    return json.dumps({**results(methods), "calibration": calibration()})
 
 
 @pytest.fixture

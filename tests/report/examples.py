@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -77,14 +76,13 @@ def pairs(fixed: int, broken: int, both: int, neither: int, *, fires: bool = Tru
 
 def results(methods: dict[str, Any], n: int = N) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "model": "zoo",
         "task": "zoo",
         "split": "test",
         "n": n,
         "methods": methods,
         "calibration": None,
-        "trace": None,
         "made_by": {
             "command": "dpc run --output runs/demo",
             "versions": {"python": "3.11.9", "dpc": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
@@ -101,31 +99,6 @@ def calibration() -> dict[str, Any]:
     ratios = [round(min(max(draw.gauss(0.35 if right else 0.5, 0.15), 0), 1) * 37) / 37 for right in first]
     chosen = calibrate(ratios, first, second)
     return {"tau": chosen.tau, "n": 400, "curve": [asdict(point) for point in chosen.curve]}
-
-
-def trace() -> dict[str, Any]:
-    draw = random.Random(5)
-    tokens = re.findall(r"\n| ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+", STEPS)
-    half = len(tokens) // 2
-    influence = [draw.lognormvariate(-9, 0.7) for _ in tokens]
-    beta = sum(influence[:half]) / half
-    return {
-        "example_id": "test-17",
-        "question": "Tom has 4 pens. Tom buys 3 pens. Tom loses 2 pens. How many pens does Tom have now?",
-        "first": STEPS,
-        "second": MENDED,
-        "gold": "9",
-        "triggered": True,
-        "ratio": sum(s > beta for s in influence[half:]) / (len(tokens) - half),
-        "tau": 0.2,
-        "beta": beta,
-        "key_token": 3,
-        "tokens": tokens,
-        "influence": influence,
-        "profile": [draw.lognormvariate(-8, 0.4) if j != 3 else 2.1e-3 for j in range(16)],
-        "prompt_to_question": [2.1e-4, 9.4e-4, 7e-4, 2e-4, 9e-5, 4e-5],
-        "prompt_to_rationale": [1.1e-3, 4.4e-3, 5.1e-3, 2e-3, 1.9e-3, 8e-4],
-    }
 
 
 def page_of(value: Any, run: Path) -> str:
@@ -146,6 +119,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.texts: list[list[str]] = []
         self.open: list[tuple[str, int]] = []
+        self.ends: dict[int, int] = {}
         self.feed(html)
         self.close()
         assert not self.open
@@ -162,7 +136,9 @@ class Page(HTMLParser):
         self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop()[0] == tag
+        name, start = self.open.pop()
+        assert name == tag
+        self.ends[start] = len(self.elements)
 
     def handle_data(self, data: str) -> None:
         for _, index in self.open:
@@ -172,6 +148,12 @@ class Page(HTMLParser):
         """Texts of all such elements."""
         found = enumerate(self.elements)
         return ["".join(self.texts[i]) for i, (t, a) in found if t == tag and attributes.items() <= a.items()]
+
+    def cells(self, tag: str, kind: str) -> list[str]:
+        """Texts of such cells of the table of class ``kind``."""
+        start = next(i for i, (t, a) in enumerate(self.elements) if t == "table" and a.get("class") == kind)
+        inside = range(start, self.ends[start])
+        return ["".join(self.texts[i]) for i in inside if self.elements[i][0] == tag]
 
     def having(self, kind: str) -> list[dict[str, str]]:
         """Attributes of every element of class ``kind``."""

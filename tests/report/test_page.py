@@ -1,7 +1,9 @@
-"""The page: it stands alone, draws what was measured, keeps hostile text as text, and names damaged results."""
+"""The page: it stands alone, shows what was measured, keeps hostile text as text, and names damaged files."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -14,49 +16,98 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpc.errors import UserError
-from dpc.report import baseline_verdict, verdict, write_page
-from dpc.report.figures import ticks, whole_ticks
-from dpc.report.formats import number
-from dpc.report.page import compared_lines
+from dpc.cli import run_command
+from dpc.report import baseline_verdict, live_page, page_data, verdict, write_page, write_trace_page
+from dpc.report.document import SCRIPTS, asset, script_json
+from dpc.report.page_data import Instance, Pass, outcome, payload
 from dpc.results import summarize
-from dpc.types import Record
-from tests.report.examples import HOSTILE, MENDED, STEPS, Page, page_of, put_everywhere, results
+from dpc.types import Decision, Example, Generation, Record, Score
+from tests.report.examples import HOSTILE, Page, page_of, put_everywhere, results
+from tests.report.made_run import TAU, retold, rows, tokens_of, write_run
+
+N = 120
+# The name of a drawing's language, which nothing fetches.
+NAMESPACE = "http://www.w3.org/2000/svg"
 
 
-def test_the_report_needs_no_torch(full: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(json.dumps(full), encoding="utf-8")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Record]]]:
+    path = tmp_path_factory.mktemp("run")
+    made = write_run(path, rows(N))
+    write_page(path)
+    return path, made
+
+
+@pytest.fixture(scope="module")
+def html(whole: tuple[Path, Any]) -> str:
+    return (whole[0] / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def data_of(page: Page) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(page.text("script", type="application/json")[0])
+    return value
+
+
+def policy_of(page: Page) -> dict[str, str]:
+    content = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    return {part.split()[0]: " ".join(part.split()[1:]) for part in content.split("; ")}
+
+
+def sha256(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def test_the_report_needs_no_torch(whole: tuple[Path, Any]) -> None:
     code = (
         "import sys, pathlib, json, dpc.report as r; path = pathlib.Path(sys.argv[1]); r.write_page(path);"
         "r.rich_table(json.loads((path / 'results.json').read_text()));"
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code, str(whole[0])], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_the_page_stands_alone(full: dict[str, Any], tmp_path: Path) -> None:
-    html = page_of(full, tmp_path)
-    page = Page(html)
+def test_the_page_stands_alone_and_may_do_nothing_but_run_its_own_script(html: str, page: Page) -> None:
     tags = [tag for tag, _ in page.elements]
-    assert not {"script", "iframe", "object", "embed", "img", "base", "form"} & set(tags)
-    for _, attributes in page.elements:
-        assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset", "xlink:href")]
+    assert not {"iframe", "object", "embed", "base", "form"} & set(tags)
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("srcset", "style", "xlink:href")]
         assert attributes.get("href", "data:").startswith(("data:", "#"))
-    style = page.text("style")[0]
+        assert attributes.get("src", "data:").startswith("data:"), tag
+    [data, script] = [(a, text) for (t, a), text in zip(page.elements, page.texts, strict=True) if t == "script"]
+    assert data[0]["type"] == "application/json"
+    [style] = page.text("style")
+    assert policy_of(page) == {
+        "default-src": "'none'",
+        "script-src": sha256("".join(script[1])),
+        "style-src": sha256(style),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     assert "url(" not in style
     assert "@import" not in style
-    policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert "default-src 'none'" in policy
-    assert "script-src" not in policy
-    assert "http://" not in html
-    assert "https://" not in html
+    assert not re.search(r"https?://", html.replace(NAMESPACE, ""))
 
 
-def test_the_page_can_be_read_without_seeing_it(full: dict[str, Any], tmp_path: Path) -> None:
-    page = Page(page_of(full, tmp_path))
+def test_scripts_are_all_listed_and_never_parse_text_as_html() -> None:
+    folder = Path(page_data.__file__).parent / "web"
+    written = {path.name for path in folder.glob("*.js")}
+    assert written - set(SCRIPTS) == {"lab.js"}
+    for name in written:
+        text = asset(name)
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text)
+        assert "</script" not in text
+
+
+def test_the_page_can_be_read_without_seeing_it(page: Page) -> None:
     elements = dict(page.elements)
     assert elements["html"]["lang"] == "en"
     assert page.text("title")[0] == "Dynamic Prompt Corruption: zoo with zoo"
@@ -65,290 +116,283 @@ def test_the_page_can_be_read_without_seeing_it(full: dict[str, Any], tmp_path: 
     assert levels.count(1) == 1
     assert all(below <= above + 1 for above, below in pairwise(levels))
     drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(drawings) == len(page.text("figure")) == len([c for c in page.text("figcaption") if c.strip()]) == 7
+    assert len(drawings) == len(page.text("figure")) == len([c for c in page.text("figcaption") if c.strip()]) == 6
     assert all(a["role"] == "img" and len(a["aria-label"]) > 20 for a in drawings)
+    assert all(len(caption) > 10 for caption in page.text("caption"))
+    assert len(page.text("caption")) == len(page.text("table")) == 2
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(set(ids)) == len(ids)
     assert {a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a} <= set(ids)
+    assert {a["href"][1:] for t, a in page.elements if t == "a"} <= set(ids)
     assert all(a["tabindex"] == "0" and a["aria-label"] for a in page.having("scroll"))
 
 
-def test_the_verdict_comes_before_everything_else(full: dict[str, Any], tmp_path: Path) -> None:
-    html = page_of(full, tmp_path)
-    page = Page(html)
-    assert page.text("p", **{"class": "verdict"})[0].replace("\u00a0", " ") == verdict(full)
-    assert html.index('class="verdict"') < html.index("<table") < html.index("<svg")
-    assert baseline_verdict(full) in [text.replace("\u00a0", " ") for text in page.text("p")]
+def test_the_verdict_comes_before_everything_else(whole: tuple[Path, Any], html: str, page: Page) -> None:
+    found = json.loads((whole[0] / "results.json").read_text())
+    assert page.text("p", **{"class": "verdict"})[0].replace("\u00a0", " ") == verdict(found)
+    assert html.index('class="verdict"') < html.index("<svg") < html.index("<table")
+    assert baseline_verdict(found) in [text.replace("\u00a0", " ") for text in page.text("p")]
 
 
-def test_the_page_says_how_to_repeat_the_run(full: dict[str, Any], tmp_path: Path) -> None:
-    page = Page(page_of(full, tmp_path))
-    assert page.text("pre") == ["dpc run --output runs/demo"]
+def test_the_page_says_how_to_repeat_the_run(whole: tuple[Path, Any], page: Page, tmp_path: Path) -> None:
+    found = json.loads((whole[0] / "results.json").read_text())
+    assert page.text("pre")[0] == "dpc run --output runs/demo"
     facts = dict(zip(page.text("dt"), page.text("dd"), strict=True))
     assert facts.pop("commit") == "5f0c2a91d6e84b7c3a1f9e0d2b4c6a8e7f5d3b1c, with changes that were not committed"
-    assert facts == full["made_by"]["versions"]
-    full["made_by"]["source"] = {}
-    assert "not recorded" in Page(page_of(full, tmp_path)).text("dd")[0]
+    assert facts == found["made_by"]["versions"]
+    assert json.loads(page.text("pre")[1]) == json.loads((whole[0] / "run.json").read_text())["stages"]["eval"]
+    found["made_by"]["source"] = {}
+    assert "not recorded" in Page(page_of(found, tmp_path)).text("dd")[0]
 
 
-def test_the_chosen_threshold_is_marked_where_it_is(full: dict[str, Any], tmp_path: Path) -> None:
-    page = Page(page_of(full, tmp_path))
-    chosen = [a for a in page.having("chosen") if "r" in a]
-    curve, tau = full["calibration"]["curve"], full["calibration"]["tau"]
-    index = [point["tau"] for point in curve].index(tau)
-    lines = [a["points"].split() for a in page.having("line")][:2]
-    assert [len(line) for line in lines] == [len(curve)] * 2
-    assert [line[index] for line in lines] == [f"{a['cx']},{a['cy']}" for a in chosen]
-    heights = [float(place.split(",")[1]) for place in lines[0]]
-    assert min(heights) == float(chosen[0]["cy"])
-    rates = [float(place.split(",")[1]) for place in lines[1]]
-    assert rates == sorted(rates)
+def chart(page: Page, words: str) -> list[tuple[str, dict[str, str]]]:
+    """Elements of the drawing whose description has ``words``."""
+    start = next(i for i, (t, a) in enumerate(page.elements) if t == "svg" and words in a["aria-label"])
+    return page.elements[start : page.ends[start]]
 
 
-def test_a_threshold_that_always_or_never_fires_is_on_the_curve(full: dict[str, Any], tmp_path: Path) -> None:
-    for tau, words in ((-1.0, "−1 (always)"), (1.0, "1 (never)")):
-        full["calibration"]["tau"] = tau
-        assert f"τ = {words}" in Page(page_of(full, tmp_path)).text(
-            "text", **{"class": "strong" if tau < 0 else "strong end"}
-        )
+def test_accuracies_and_differences_are_drawn_with_the_numbers_of_the_results(
+    whole: tuple[Path, Any], page: Page
+) -> None:
+    methods = json.loads((whole[0] / "results.json").read_text())["methods"]
+    values = [float(a["data-value"]) for _, a in chart(page, "Accuracy:") if "data-value" in a]
+    assert values == [100 * method["accuracy"] for method in methods.values()]
+    values = [float(a["data-value"]) for _, a in chart(page, "Difference to prompt tuning") if "data-value" in a]
+    assert values == [100 * methods[name]["versus_prompt_tuning"]["difference"] for name in ("pretrained", "dpc")]
 
 
-def test_bars_above_the_line_of_beta_are_the_share_r(full: dict[str, Any], tmp_path: Path) -> None:
-    page = Page(page_of(full, tmp_path))
-    start = next(i for i, (_, a) in enumerate(page.elements) if "rationale tokens" in a.get("aria-label", ""))
-    stop = next(i for i, (t, _) in enumerate(page.elements) if t == "svg" and i > start)
-    drawing = [a for _, a in page.elements[start:stop]]
-    bars = [a for a in drawing if "bar" in a.get("class", "").split()]
-    line = next(float(a["y1"]) for a in drawing if a.get("class") == "beta")
-    n = len(full["trace"]["tokens"])
-    late = bars[n // 2 :]
-    assert len(bars) == n
-    assert [a["class"] for a in bars[: n // 2]] == ["bar early"] * (n // 2)
-    above = [a for a in late if float(a["y"]) < line]
-    assert [a["class"] for a in above] == ["bar chosen"] * len(above)
-    assert len(above) / len(late) == full["trace"]["ratio"]
-    assert len([a for a in late if a["class"] == "bar chosen"]) == len(above)
-    assert f"{len(above)} of the {len(late)} late tokens lie above" in " ".join(page.text("figcaption"))
+def test_both_threshold_curves_are_drawn_and_the_chosen_threshold_is_marked_on_them(
+    whole: tuple[Path, Any], page: Page
+) -> None:
+    found = json.loads((whole[0] / "results.json").read_text())
+    dev, test = found["calibration"]["curve"], found["test_curve"]["points"]
+    drawing = chart(page, "Trigger rate against the threshold")
+    lines = [a["points"].split() for t, a in drawing if t == "polyline"]
+    assert [len(line) for line in lines] == [len(dev), len(test)]
+    for line in lines:
+        heights = [float(place.split(",")[1]) for place in line]
+        assert heights == sorted(heights)
+    chosen = next(point for point in dev if point["tau"] == found["calibration"]["tau"])
+    for words, key in (("Accuracy against", "accuracy"), ("Trigger rate against", "trigger_rate")):
+        [dot] = [a for _, a in chart(page, words) if a.get("class") == "dot chosen"]
+        assert float(dot["data-value"]) == 100 * chosen[key]
+    # Without all second answers the accuracy of a low threshold isn't known, and isn't drawn.
+    known = [point for point in test if point["accuracy"] is not None]
+    accuracy = [a["points"].split() for t, a in chart(page, "Accuracy against") if t == "polyline"]
+    assert len(known) < len(test)
+    assert sum(map(len, accuracy)) == len(dev) + len(known)
 
 
-def test_one_huge_influence_does_not_hide_the_line_of_beta(full: dict[str, Any], tmp_path: Path) -> None:
-    full["trace"]["influence"][0] = 50 * full["trace"]["beta"]
-    page = Page(page_of(full, tmp_path))
-    line = next(float(a["y1"]) for a in page.having("beta"))
-    bars = [a for a in page.having("bar") if float(a["x"]) > 0]
-    floor, tallest = (float(bars[0]["y"]) + float(bars[0]["height"]), float(bars[0]["height"]))
-    assert (floor - line) / tallest == pytest.approx(1 / 6, abs=0.01)
-    assert "Bars longer than the axis carry their value." in " ".join(page.text("figcaption"))
-    assert page.text("text", **{"class": "token middle"}) == [f"{50 * full['trace']['beta'] * 1e4:.3g}"]
+def test_the_histogram_counts_every_judged_instance_once(whole: tuple[Path, Any], page: Page) -> None:
+    own = whole[1]["dpc"]
+    judged = [r for r in own if r.answer.decision is not None and r.answer.decision.ratio is not None]
+    bars = [a for _, a in chart(page, "R of") if "data-count" in a]
+    for kind, right in (("bar first", True), ("bar other", False)):
+        counts = [int(a["data-count"]) for a in bars if a["class"] == kind]
+        ratios = [r.answer.decision.ratio for r in judged if r.score_first.correct is right and r.answer.decision]
+        bins = [sum(min(int(ratio * 20), 19) == i for ratio in ratios if ratio is not None) for i in range(20)]
+        assert counts == bins
 
 
-def test_the_page_says_what_the_chosen_threshold_is_worth(full: dict[str, Any], tmp_path: Path) -> None:
-    curve, tau = full["calibration"]["curve"], full["calibration"]["tau"]
-    best, never = max(point["accuracy"] for point in curve), curve[-1]["accuracy"]
-    said = " ".join(" ".join(Page(page_of(full, tmp_path)).text("p")).split())
-    assert f"Among {len(curve)} candidates, τ = {number(tau)} was chosen on the 400 instances" in said
-    assert f"It answered {100 * best:.1f}% of them right; without any second answer, {100 * never:.1f}% are." in said
-    assert "optimistic" in said
-    full["calibration"]["tau"] = 1.0
-    said = " ".join(" ".join(Page(page_of(full, tmp_path)).text("p")).split())
-    assert (
-        f"It leaves every first answer as it is: {100 * never:.1f}% right; "
-        f"the best of those that answer again reached {100 * best:.1f}%." in said
-    )
-    assert "optimistic" not in said
+def test_the_table_of_costs_sums_the_records(whole: tuple[Path, Any], page: Page) -> None:
+    own = [record.answer.cost for record in whole[1]["dpc"]]
+    names = page.cells("th", "costs")[6:]
+    cells = page.cells("td", "costs")[5 * names.index("DPC") :][:5]
+    before = sum(record.answer.cost.seconds for record in whole[1]["prompt_tuning"])
+    assert cells == [
+        f"{sum(cost.forward_passes for cost in own):,}",
+        f"{sum(cost.backward_passes for cost in own):,}",
+        f"{sum(cost.generated_tokens for cost in own):,}",
+        f"{sum(cost.seconds for cost in own):.1f}",
+        f"{sum(cost.seconds for cost in own) / before:.2f}",
+    ]
 
 
-def test_the_masked_token_is_the_highest_bar_of_the_profile(full: dict[str, Any], tmp_path: Path) -> None:
-    page = Page(page_of(full, tmp_path))
-    start = next(i for i, (_, a) in enumerate(page.elements) if "soft tokens" in a.get("aria-label", ""))
-    bars = [a for _, a in page.elements[start:] if "bar" in a.get("class", "").split()]
-    assert len(bars) == 16
-    assert [i for i, a in enumerate(bars) if "chosen" in a["class"]] == [3]
-    assert min(range(16), key=lambda i: float(bars[i]["y"])) == 3
-    assert "masked: token 3" in page.text("text")
-    full["trace"] |= {"triggered": False, "second": None, "tau": 0.9}
-    untouched = Page(page_of(full, tmp_path))
-    assert "key: token 3" in untouched.text("text")
-    assert "None: the trigger did not fire." in untouched.text("p")
+def test_what_the_scripts_are_told_is_what_the_records_say(whole: tuple[Path, Any], page: Page) -> None:
+    found, made, data = json.loads((whole[0] / "results.json").read_text()), whole[1], data_of(page)
+    assert [each["id"] for each in data["instances"]] == [record.example_id for record in made["dpc"]]
+    for each, record, example in zip(data["instances"], made["dpc"], rows(N), strict=True):
+        decision = record.answer.decision
+        assert decision is not None
+        assert (each["question"], each["gold"]) == (example.question, example.answer)
+        assert each["first"]["text"] == record.answer.first.text
+        assert [data["vocabulary"][place] for place in each["first"]["tokens"]] == tokens_of(record.answer.first.text)
+        assert each["first"]["cut"] == (record.answer.first.finish == "length")
+        assert (each["second"] or {}).get("text") == (record.answer.second.text if record.answer.second else None)
+        final = each["second"] or each["first"]
+        assert final["extracted"] == record.score_final.extracted
+        assert (each["triggered"], each["ratio"], each["tau"]) == (decision.triggered, decision.ratio, TAU)
+        for key in ("influence", "beta", "profile"):
+            assert each[key] == decision.evidence.get(key)
+    versus = found["methods"]["dpc"]["versus_prompt_tuning"]
+    outcomes = [each["outcome"] for each in data["instances"]]
+    assert (outcomes.count("fixed"), outcomes.count("broken")) == (versus["fixed"], versus["broken"])
+    assert min(versus["fixed"], versus["broken"]) > 0
+    silent = sum(not (each["second"] or each["first"])["found"] for each in data["instances"])
+    assert silent == found["methods"]["dpc"]["no_answer"] > 0
+    assert sum("flow" in each for each in data["instances"]) == 2
+    assert data["instances"][3]["answers"] == [
+        [name, own[3].score_final.extracted, own[3].score_final.correct] for name, own in made.items()
+    ]
 
 
-def test_lines_in_which_the_rationales_differ_are_marked(full: dict[str, Any], tmp_path: Path) -> None:
-    page = Page(page_of(full, tmp_path))
-    first, second = STEPS.splitlines(), MENDED.splitlines()
-    assert page.text("div", dir="auto") == first + second
-    assert page.text("div", **{"class": "differs"}) == first[2:] + second[2:]
-    assert compared_lines("a\nb", "a") == [("a", False), ("b", True)]
-    assert compared_lines("a", "a\nb") == [("a", False)]
-    assert compared_lines("a", None) == [("a", False)]
+def test_common_tokens_come_first_in_the_vocabulary_so_that_their_numbers_are_short(page: Page) -> None:
+    data = data_of(page)
+    used = [place for each in data["instances"] for place in each["first"]["tokens"]]
+    counts = [used.count(place) for place in range(len(data["vocabulary"]))]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_influences_that_find_no_room_are_said_to_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def instance(name: str, fires: bool) -> Instance:
+        decision = Decision(fires, 0.5, 0.4, evidence={"beta": 1.0, "influence": [1.0] * 10})
+        one = Pass(Generation((), "", "eos"), Score(True, "1", "match"))
+        return Instance(Example(name, "q", "1"), one, one if fires else None, decision)
+
+    monkeypatch.setattr(page_data, "MOST_INFLUENCES", 20)
+    told = payload([instance("a", False), instance("b", False), instance("c", True)], k=2.0)["instances"]
+    assert [each["influence"] is not None for each in told] == [True, False, True]
+    assert [each["left_out"] for each in told] == [False, True, False]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(text: str, full: dict[str, Any], tmp_path: Path) -> None:
-    harmless = Page(page_of(put_everywhere(full, "words"), tmp_path))
-    hostile = put_everywhere(full, text)
-    hostile["methods"][text] = hostile["methods"]["pretrained"]
-    hostile["made_by"]["versions"][text] = text
-    page = Page(page_of(hostile, tmp_path))
-    extra = [("tr", 1), ("th", 1), ("td", 9), ("dt", 1), ("dd", 1)]
-    for tag in {tag for tag, _ in page.elements}:
-        assert len(page.text(tag)) == len(harmless.text(tag)) + dict(extra).get(tag, 0)
-    names = {name for _, attributes in harmless.elements for name in attributes}
-    assert {name for _, attributes in page.elements for name in attributes} == names
-    assert page.text("title")[0] == f"Dynamic Prompt Corruption: {text} with {text}"
-    assert page.text("p", **{"class": "text"}) == [text]
-    assert page.text("div", dir="auto") == [text, text]
-    assert page.text("pre") == [text]
-    assert text.replace("_", " ") in page.text("th", scope="row")
-    assert page.text("strong") == [text]
+def test_hostile_text_stays_text(text: str, page: Page, tmp_path: Path) -> None:
+    write_run(tmp_path, retold(rows(N), text))
+    found = put_everywhere(json.loads((tmp_path / "results.json").read_text()), text)
+    found["methods"][text] = found["methods"]["pretrained"]
+    found["made_by"]["versions"][text] = text
+    (tmp_path / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    hostile = Page(write_page(tmp_path).read_text(encoding="utf-8"))
+    for tag in {tag for tag, _ in hostile.elements} - {"line", "circle", "text", "tr", "th", "td", "dt", "dd"}:
+        assert len(hostile.text(tag)) == len(page.text(tag)), tag
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert {name for _, attributes in hostile.elements for name in attributes} == names
+    assert hostile.text("title")[0] == f"Dynamic Prompt Corruption: {text} with {text}"
+    assert text.replace("_", " ") in hostile.cells("th", "results")
+    assert {each["question"] for each in data_of(hostile)["instances"]} == {text}
+    assert data_of(hostile)["instances"][7]["id"] == f"{text} 7"
 
 
-def test_half_a_surrogate_pair_and_control_characters_do_not_stop_the_page(
-    full: dict[str, Any], tmp_path: Path
-) -> None:
-    full["trace"]["question"] = "half \ud83c and \x00\x1b[31m"
-    full["trace"]["tokens"][:4] = ["\ud83c", "\x07", "\n", " "]
-    page = Page(page_of(full, tmp_path))
-    assert page.text("p", **{"class": "text"})[0].startswith("half ? and ")
-    assert page.text("text", **{"class": "token end central"})[:4] == ["␣", "␣", "↵", "␣"]
+@settings(deadline=None, max_examples=30)
+@given(
+    st.recursive(
+        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_in_a_script_element_is_the_same_value_and_no_markup(value: Any) -> None:
+    text = script_json(value)
+    assert json.loads(text) == value
+    assert not set("<>&\u2028\u2029") & set(text)
 
 
-def test_a_long_token_is_cut_in_the_label_and_whole_in_its_title(full: dict[str, Any], tmp_path: Path) -> None:
-    full["trace"]["tokens"][0] = " " + "x" * 500
-    page = Page(page_of(full, tmp_path))
-    assert page.text("text", **{"class": "token end central"})[0] == "x" * 10 + "…"
-    assert page.text("title")[1].startswith(" " + "x" * 500)
+def test_half_a_surrogate_pair_and_control_characters_do_not_stop_the_page(tmp_path: Path) -> None:
+    write_run(tmp_path, retold(rows(N), "control \x00\x1b[31m"))
+    known = json.loads((tmp_path / "vocabulary.json").read_text())
+    (tmp_path / "vocabulary.json").write_text(json.dumps(dict.fromkeys(known, "half \ud83c")), encoding="utf-8")
+    told = data_of(Page(write_page(tmp_path).read_text(encoding="utf-8")))
+    assert told["instances"][0]["question"] == "control \x00\x1b[31m"
+    assert told["vocabulary"] == ["half ?"]
 
 
-def test_a_run_without_dpc_calibration_or_trace_has_a_page(records: dict[str, list[Record]], tmp_path: Path) -> None:
+def test_a_run_without_dpc_calibration_or_rows_has_a_page(records: dict[str, list[Record]], tmp_path: Path) -> None:
     page = Page(page_of(results(summarize({"pretrained": records["pretrained"]})), tmp_path))
-    assert page.text("h2") == ["Results", "To repeat this run"]
+    assert page.text("h2") == ["Results", "Cost", "To repeat this run"]
     assert page.text("p", **{"class": "verdict"}) == ["DPC was not among the methods of this run."]
-    assert not page.text("figure")
+    assert page.text("script", type="application/json") == []
+    assert len(page.text("figure")) == 1
 
 
-def test_an_instance_that_could_not_be_judged_has_a_page(full: dict[str, Any], tmp_path: Path) -> None:
-    full["trace"] |= {
-        "first": "9",
-        "second": None,
-        "triggered": False,
-        "ratio": None,
-        "beta": None,
-        "key_token": None,
-        "tokens": ["9"],
-        "influence": [0.0],
-        "profile": [],
-    }
-    page = Page(page_of(full, tmp_path))
-    assert any("too short for the trigger to judge" in text for text in page.text("p"))
-    full["trace"] |= {
-        "tokens": [],
-        "influence": [],
-        "prompt_to_question": [],
-        "prompt_to_rationale": [1e-9],
-        "first": "",
-    }
-    assert len(Page(page_of(full, tmp_path)).text("svg")) == 5
+def test_a_method_of_one_pass_can_be_followed(tmp_path: Path) -> None:
+    write_run(tmp_path, rows(20))
+    found = json.loads((tmp_path / "results.json").read_text())
+    del found["methods"]["dpc"], found["methods"]["prompt_tuning"]
+    (tmp_path / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    each = data_of(Page(write_page(tmp_path).read_text(encoding="utf-8")))["instances"][0]
+    assert each["outcome"] in ("right", "wrong")
+    assert "triggered" not in each
 
 
-def test_flat_and_huge_figures_are_drawn(full: dict[str, Any], tmp_path: Path) -> None:
-    n = len(full["trace"]["tokens"])
-    for scale in (0.0, 5e-324, 1e-30, 1e12):
-        full["trace"] |= {"influence": [scale] * n, "beta": scale, "ratio": 0.0, "profile": [scale] * 100}
-        full["trace"] |= {"prompt_to_question": [scale] * 40}
-        html = page_of(full, tmp_path)
-        assert not re.search(r'="(nan|inf|-\d)', html)
+def test_an_outcome_is_against_prompt_tuning_and_by_the_answer_that_counts() -> None:
+    def told(before: bool | None, first: bool, second: bool, fires: bool, gold: str = "1") -> str:
+        passes = [Pass(Generation((), "", "eos"), Score(right, "1", "match")) for right in (first, second)]
+        return outcome(Instance(Example("a", "q", gold), *passes, Decision(fires, 0.5, 0.4), before))
+
+    assert told(False, False, True, True) == "fixed"
+    assert told(False, False, True, False) == "both_wrong"
+    assert told(True, True, False, True) == "broken"
+    assert told(True, False, True, True) == "both_right"
+    assert told(None, False, True, True) == "right"
+    assert told(None, False, True, False) == "wrong"
+    assert told(None, False, True, True, gold="") == ""
+
+
+def test_one_question_has_a_page_of_its_own(tmp_path: Path) -> None:
+    first, second = (Generation((1, 2), text, "eos") for text in ("a b", "a c"))
+    decision = Decision(False, 0.25, 0.4, 3, {"beta": 1e-6, "influence": [1e-6, 2e-6], "profile": [1e-4] * 4})
+    graded = Score(False, "7", "mismatch")
+    one = Instance(
+        Example("question", HOSTILE[0], ""), Pass(first, graded, ("a", " b")), Pass(second, graded), decision
+    )
+    write_trace_page(tmp_path / "one.html", one, k=2.0, facts={"model": "zoo"})
+    page = Page((tmp_path / "one.html").read_text(encoding="utf-8"))
+    [each] = data_of(page)["instances"]
+    assert (each["question"], each["gold"], each["triggered"], each["second"]["text"]) == (
+        HOSTILE[0],
+        None,
+        False,
+        "a c",
+    )
+    assert (page.text("dt"), page.text("dd")) == (["model"], ["zoo"])
+    assert "connect-src" not in policy_of(page)
+
+
+def test_a_live_page_may_ask_its_own_server_and_no_other() -> None:
+    page = Page(live_page("start(1)").decode())
+    assert policy_of(page)["connect-src"] == "'self'"
+    [script] = page.text("script")
+    assert policy_of(page)["script-src"] == sha256(script)
+    assert script.rstrip().endswith("start(1)\n}")
+
+
+@pytest.mark.parametrize("text", [HOSTILE[0], "Saliency <i>shallow</i>"])
+def test_figures_of_the_paper_are_pictures_that_can_run_nothing(
+    text: str, full: dict[str, Any], tmp_path: Path
+) -> None:
+    page_of(full, tmp_path)
+    drawing = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><script>alert(1)</script></svg>"
+    (tmp_path / "analysis").mkdir()
+    for name in ("2a", "4b"):
+        (tmp_path / "analysis" / f"{name}.svg").write_bytes(drawing)
+    words = {"figures": {"2a": {"title": text, "finding": "It peaks.", "caption": text}}}
+    (tmp_path / "analysis" / "analysis.json").write_text(json.dumps(words), encoding="utf-8")
+    page = Page(write_page(tmp_path).read_text(encoding="utf-8"))
+    pictures = page.having("paper")
+    assert [base64.b64decode(a["src"].removeprefix("data:image/svg+xml;base64,")) for a in pictures] == [drawing] * 2
+    assert [a["alt"] for a in pictures] == [f"Figure 2a. {text}. It peaks.", "Figure 4b"]
+    assert page.text("h3") == [f"Figure 2a. {text}", "Figure 4b"]
+    assert text in page.text("figcaption")
+    assert len(page.text("script")) == 1
 
 
 def test_what_the_table_leaves_out_is_noted(full: dict[str, Any], tmp_path: Path) -> None:
     full["methods"]["prompt_tuning"]["no_answer"] = 12
+    full["methods"]["dpc"]["trigger"]["not_judged"] = 4
     notes = Page(page_of(full, tmp_path)).text("p", **{"class": "note"})
     assert "Counted as wrong because no answer could be read: prompt tuning 12." in notes
     assert "Rationales too short for the trigger to judge: DPC 4." in notes
 
 
-def test_the_same_results_make_the_same_page(full: dict[str, Any], tmp_path: Path) -> None:
-    assert page_of(full, tmp_path) == page_of(full, tmp_path)
+def test_the_same_run_makes_the_same_page(whole: tuple[Path, Any], html: str) -> None:
+    assert write_page(whole[0]).read_text(encoding="utf-8") == html
 
 
-def broken(full: dict[str, Any], how: str) -> str:
-    if how == "no number":
-        full["methods"]["dpc"]["accuracy"] = None
-    elif how == "not a share":
-        full["methods"]["dpc"]["accuracy"] = 45.2
-    elif how == "not finite":
-        full["trace"]["influence"][2] = float("nan")
-    elif how == "lengths":
-        full["trace"]["tokens"].append("more")
-    elif how == "key":
-        full["trace"]["key_token"] = 16
-    elif how == "off the curve":
-        full["calibration"]["tau"] = 0.123
-    elif how == "no methods":
-        del full["methods"]
-    elif how == "format":
-        full["format"] = 2
-    elif how == "list":
-        return "[]"
-    elif how == "torn":
-        return json.dumps(full)[:-100]
-    return json.dumps(full)
-
-
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ("no number", "methods.dpc.accuracy: input should be a valid number"),
-        ("not a share", "methods.dpc.accuracy: input should be less than or equal to 1"),
-        ("not finite", "trace.influence.2: input should be a finite number"),
-        ("lengths", "trace: 40 tokens with 39 influences"),
-        ("key", "trace: key token 16 in a profile of 16"),
-        ("off the curve", "calibration: tau 0.123 is not on the curve"),
-        ("no methods", "methods: field required"),
-        ("format", "has format 2, expected 1"),
-        ("list", "its top level: input should be a dictionary"),
-        ("torn", "is not a readable results file"),
-    ],
-)
-def test_damaged_results_are_named_in_one_line(how: str, words: str, full: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(broken(full, how), encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        write_page(tmp_path)
-    said = str(caught.value)
-    assert words in said
-    assert said.startswith(str(tmp_path / "results.json"))
-    assert "\n" not in said
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_missing_results_say_what_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"results\.json: no results there; make them with dpc run --output"):
-        write_page(tmp_path)
-
-
-def test_a_page_that_cannot_be_written_leaves_nothing_half_made(full: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(json.dumps(full), encoding="utf-8")
-    (tmp_path / "report.html").mkdir()
-    with pytest.raises(UserError, match=r"cannot write '.*report\.html'"):
-        write_page(tmp_path)
-    assert not (tmp_path / "report.html.new").exists()
-
-
-@settings(deadline=None)
-@given(st.floats(-5, 100), st.floats(0.01, 100))
-def test_ticks_are_even_round_and_inside(low: float, span: float) -> None:
-    made = ticks(low, low + span)
-    assert 2 <= len(made) <= 7
-    assert all(low - 1e-6 <= t <= low + span + 1e-6 for t in made)
-    gaps = [b - a for a, b in pairwise(made)]
-    assert max(gaps) - min(gaps) < 1e-6
-
-
-@settings(deadline=None)
-@given(st.integers(0, 5000))
-def test_ticks_of_indices_name_both_ends(count: int) -> None:
-    made = whole_ticks(count)
-    places = [at for at, _ in made]
-    assert places[0] == 0
-    assert places[-1] == max(count - 1, 0)
-    assert places == sorted(set(places))
-    assert len(made) <= 10
+def test_the_command_writes_the_page_and_says_where(
+    whole: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (whole[0] / "report.html").unlink()
+    assert run_command(["report", str(whole[0])]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == f"page: {(whole[0] / 'report.html').resolve().as_uri()}"
+    assert (whole[0] / "report.html").is_file()
+    assert run_command(["report", str(whole[0] / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from itertools import pairwise
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dpc.report import COLUMNS, baseline_verdict, markdown_table, results_rows, rich_table, verdict
+from dpc.methods import METHODS
+from dpc.report import (
+    COLUMNS,
+    baseline_verdict,
+    markdown_table,
+    results_rows,
+    rich_table,
+    threshold_verdict,
+    verdict,
+)
 from dpc.report.formats import number, p_value, points
+from dpc.report.schema import parse
+from dpc.report.table import BLOCKS
 from dpc.results import summarize
 from dpc.types import Record
 from tests.report.examples import Page, page_of, pairs, record, results
@@ -25,8 +37,11 @@ def test_a_row_states_the_numbers_of_its_method() -> None:
     assert plain == {
         "method": "prompt tuning",
         "accuracy %": "41.9 (38.9 to 45.0)",
+        "also graded %": "–",
         "vs prompt tuning, points": "–",
+        "p (Holm)": "–",
         "fixed / broken": "–",
+        "oracle %": "–",
         "trigger rate %": "–",
         "precision %": "–",
         "recall %": "–",
@@ -37,15 +52,24 @@ def test_a_row_states_the_numbers_of_its_method() -> None:
     assert dpc == {
         "method": "DPC",
         "accuracy %": "43.1 (40.1 to 46.2)",
-        "vs prompt tuning, points": "+1.2 (−0.2 to +2.7), p = 0.12",
+        "also graded %": "–",
+        "vs prompt tuning, points": "+1.2 (−0.2 to +2.7)",
+        "p (Holm)": "0.12",
         "fixed / broken": "31 / 19",
+        "oracle %": "45.0",
         "trigger rate %": "100.0",
         "precision %": "58.1",
         "recall %": "100.0",
-        "AUC": "0.50",
+        "AUC": "0.50 (0.46 to 0.54)",
         "forward passes": "50,000",
         "seconds": "75.0",
     }
+
+
+def test_further_graders_stand_beside_the_accuracy(methods: dict[str, Any]) -> None:
+    graded = {"flexible": {"accuracy": 0.5, "interval": [0.4, 0.6]}, "loose": {"accuracy": 0.625, "interval": [0, 1]}}
+    rows = results_rows(results({"dpc": {**methods["dpc"], "also_graded": graded}}))
+    assert dict(zip(COLUMNS, rows[0], strict=True))["also graded %"] == "flexible 50.0, loose 62.5"
 
 
 def test_what_is_not_defined_is_a_dash() -> None:
@@ -60,32 +84,57 @@ def printed(value: dict[str, Any], width: int) -> str:
     return capture.get()
 
 
+def cells(line: str) -> list[str]:
+    return line.strip("| ").split(" | ")
+
+
 def test_text_and_page_show_the_same_cells(full: dict[str, Any], tmp_path: Path) -> None:
     rows = results_rows(full)
-    markdown = [tuple(line.strip("| ").split(" | ")) for line in markdown_table(full).splitlines()]
-    assert [markdown[0], *markdown[2:]] == [COLUMNS, *rows]
+    markdown = [cells(line) for line in markdown_table(full).splitlines()]
+    kept = [index for index, name in enumerate(COLUMNS) if name in markdown[0]]
+    assert markdown[2:] == [[row[index] for index in kept] for row in rows]
     page = Page(page_of(full, tmp_path))
-    assert page.text("th", scope="col") == list(COLUMNS)
-    assert page.text("th", scope="row") == [row[0] for row in rows]
-    assert page.text("td") == [cell for row in rows for cell in row[1:]]
+    assert page.cells("th", "results") == [*COLUMNS, *(row[0] for row in rows)]
+    assert page.cells("td", "results") == [cell for row in rows for cell in row[1:]]
 
 
-def test_a_terminal_of_80_characters_shows_every_figure(full: dict[str, Any]) -> None:
-    lines = printed(full, 80).splitlines()
-    assert "…" not in "".join(lines)
-    assert re.split(r"\s{2,}", lines[0].strip()) == ["method", "pretrained", "prompt tuning", "DPC"]
-    ends = [lines[0].index(word) + len(word) for word in ("pretrained", "prompt tuning", "DPC")]
-    slices = [slice(0, 24), *(slice(a, b) for a, b in pairwise([24, *ends]))]
-    # A cell's further lines stand below its first, under an empty title.
-    rows: list[list[list[str]]] = []
-    for line in lines[2:]:
-        pieces = [line[part].strip() for part in slices]
-        rows = rows if not pieces[0] else [*rows, [[], [], [], []]]
-        for cell, piece in zip(rows[-1], pieces, strict=True):
-            cell.extend([piece] if piece else [])
-    read = [tuple(" ".join(cell) for cell in row) for row in rows]
-    wanted = list(zip(COLUMNS, *results_rows(full), strict=True))[1:]
-    assert read == [tuple(cell.replace("), ", ") ") for cell in row) for row in wanted]
+def test_a_text_leaves_out_a_column_only_where_nothing_is_in_it(full: dict[str, Any]) -> None:
+    heading = cells(markdown_table(full).splitlines()[0])
+    rows = results_rows(full)
+    assert heading == [name for i, name in enumerate(COLUMNS) if any(row[i] != "–" for row in rows)]
+    assert "also graded %" not in heading
+    full["methods"]["dpc"]["also_graded"] = {"flexible": {"accuracy": 0.5, "interval": [0.4, 0.6]}}
+    assert "also graded %" in cells(markdown_table(full).splitlines()[0])
+
+
+def dozen(full: dict[str, Any]) -> dict[str, Any]:
+    """As many methods as there are, with the widest figures that a large benchmark gives."""
+    wide = json.loads(json.dumps(full["methods"]["dpc"]))
+    wide["also_graded"] = {"flexible": {"accuracy": 1.0, "interval": [1.0, 1.0]}}
+    wide["versus_prompt_tuning"] |= {"difference": -0.5, "interval": [-0.555, -0.444], "fixed": 1000, "broken": 1000}
+    wide["cost"] |= {"forward_passes": 10_000_000, "seconds": 100_000.0}
+    return {**full, "methods": dict.fromkeys(METHODS, wide)}
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_terminal_of_80_characters_shows_every_figure(full: dict[str, Any], many: bool) -> None:
+    shown = dozen(full) if many else full
+    text = printed(shown, 80)
+    assert "…" not in text
+    blocks = [block.splitlines() for block in text.strip("\n").split("\n\n")]
+    read: dict[str, dict[str, str]] = {}
+    for lines, names in zip(blocks, BLOCKS, strict=True):
+        rule = next(i for i, line in enumerate(lines) if set(line.strip()) == {"─"})
+        rows = [re.split(r"\s{2,}", line.strip()) for line in lines[rule + 1 :]]
+        # A heading's words stand over each other.
+        heading = Counter(word for line in lines[:rule] for word in line.split())
+        present = [name for name in names if Counter(name.split()) <= heading]
+        for row in rows:
+            read.setdefault(row[0], {}).update(zip(present, row, strict=True))
+    for row in results_rows(shown):
+        wanted = dict(zip(COLUMNS, row, strict=True))
+        assert read[row[0]] == {name: cell for name, cell in wanted.items() if name in read[row[0]]}
+        assert {name for name, cell in wanted.items() if cell != "–"} <= read[row[0]].keys()
 
 
 def test_a_name_is_never_markup(methods: dict[str, Any]) -> None:
@@ -136,6 +185,43 @@ def test_the_verdict_of_an_incomplete_run(methods: dict[str, Any], records: dict
     assert baseline_verdict(alone) is None
 
 
+def curves(dev: list[float], test: list[float | None], tau: float) -> dict[str, Any]:
+    """Results with accuracies at tau 0.2, 0.6 and 1, where it never triggers."""
+    taus, rates = (0.2, 0.6, 1.0), (0.9, 0.4, 0.0)
+    point = {"precision": None, "recall": None, "false_positive_rate": None}
+    return {
+        **pairs(1, 1, 50, 48),
+        "calibration": {
+            "tau": tau,
+            "n": 400,
+            "curve": [{"tau": t, "accuracy": a, "trigger_rate": r} for t, a, r in zip(taus, dev, rates, strict=True)],
+        },
+        "test_curve": {
+            "tau": tau,
+            "n": 1000,
+            "auc": None,
+            "oracle": None,
+            "points": [
+                {**point, "tau": t, "accuracy": a, "trigger_rate": r} for t, a, r in zip(taus, test, rates, strict=True)
+            ],
+        },
+    }
+
+
+def test_what_the_threshold_gained_where_it_was_chosen_stands_beside_what_it_gains_here() -> None:
+    assert threshold_verdict(curves([0.52, 0.55, 0.50], [0.62, 0.59, 0.60], 0.6)) == (
+        "Threshold: tau = 0.6 gained +5.0 points on the 400 rows it was chosen on, −1.0 on the 1,000 here; "
+        "the best for these rows would have gained +2.0."
+    )
+    partly = threshold_verdict(curves([0.52, 0.55, 0.50], [None, 0.59, 0.60], 0.6))
+    assert partly is not None
+    assert "the best for these rows, as far as second answers are known, would have gained 0.0." in partly
+    assert threshold_verdict(pairs(1, 1, 50, 48)) is None
+    other = curves([0.52, 0.55, 0.50], [0.62, 0.59, 0.60], 0.6)
+    other["test_curve"]["tau"] = 0.2
+    assert threshold_verdict(other) is None
+
+
 def test_prompt_tuning_is_compared_with_the_pretrained_model_in_its_own_direction() -> None:
     records = {
         "pretrained": [record(i, "pretrained", i < 30) for i in range(100)],
@@ -145,6 +231,17 @@ def test_prompt_tuning_is_compared_with_the_pretrained_model_in_its_own_directio
     assert said is not None
     assert said.startswith("Prompt tuning: +15.0 points against the pretrained model (95% CI +5.")
     assert said.endswith("n = 100): significantly better; fixed 20, broke 5.")
+
+
+def test_a_comparison_seen_from_the_other_side_is_mirrored() -> None:
+    seen = parse(pairs(31, 19, 400, 550)).methods["dpc"].versus_prompt_tuning
+    assert seen is not None
+    other = seen.reversed()
+    assert (other.difference, other.fixed, other.broken) == (-seen.difference, seen.broken, seen.fixed)
+    assert other.interval == (-seen.interval[1], -seen.interval[0])
+    assert other.bootstrap == (-seen.bootstrap[1], -seen.bootstrap[0])
+    assert (other.p, other.p_holm) == (seen.p, seen.p_holm)
+    assert other.reversed() == seen
 
 
 @settings(deadline=None)
@@ -166,3 +263,21 @@ def test_a_small_number_is_written_as_a_power_of_ten() -> None:
         "1.69 × 10⁻⁵",
         "−2 × 10⁻¹²",
     ]
+
+
+def test_a_verdict_among_several_needs_more_than_a_verdict_alone() -> None:
+    alone = pairs(14, 4, 43, 39)
+    assert ": significantly better;" in verdict(alone)
+    kinds = [(False, True)] * 14 + [(True, False)] * 4 + [(True, True)] * 43 + [(False, False)] * 39
+    among = summarize(
+        {
+            "prompt_tuning": [record(i, "prompt_tuning", a) for i, (a, _) in enumerate(kinds)],
+            "dpc": [record(i, "dpc", b) for i, (_, b) in enumerate(kinds)],
+            "act": [record(i, "act", a) for i, (a, _) in enumerate(kinds)],
+        }
+    )
+    versus = among["dpc"]["versus_prompt_tuning"]
+    assert versus["p"] < 0.05 <= versus["p_holm"]
+    said = verdict(results(among, 100))
+    assert f"Holm-adjusted {p_value(versus['p_holm'])}" in said
+    assert ": no significant difference;" in said

@@ -8,11 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from dpc.cli.commands.analyze import analyze
 from dpc.cli.commands.bench import bench
 from dpc.cli.commands.calibrate import calibrate
+from dpc.cli.commands.compare import compare
 from dpc.cli.commands.eval import evaluate
+from dpc.cli.commands.export import export
 from dpc.cli.commands.generate import generate
+from dpc.cli.commands.lab import lab
+from dpc.cli.commands.report import report
 from dpc.cli.commands.run import run
+from dpc.cli.commands.score import score
 from dpc.cli.commands.trace import trace
 from dpc.cli.commands.tune import tune
 from dpc.cli.commands.zoo import zoo
@@ -31,8 +37,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "calibrate": calibrate,
     "eval": evaluate,
+    "compare": compare,
+    "export": export,
+    "score": score,
     "generate": generate,
+    "report": report,
     "trace": trace,
+    "lab": lab,
+    "analyze": analyze,
     "bench": bench,
 }
 for name, command in COMMANDS.items():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dpc.settings import Settings
 
 Model = Annotated[str, typer.Option(help="Hub id or local folder of a causal language model; `zoo` ships with dpc.")]
-TaskName = Annotated[str, typer.Option("--task", help=f"Benchmark: {', '.join(TASKS)}.")]
+TaskName = Annotated[str, typer.Option("--task", help=f"Benchmark: {', '.join(TASKS)}, or a Python file with a TASK.")]
 Source = Annotated[
     str | None, typer.Option("--data", help="Hub id, folder or file of rows; none: the task's own source.")
 ]
@@ -53,20 +53,25 @@ def settings_for(model: str, assignments: list[str] | None) -> Settings:
     return parse_settings(assignments or [], SETTINGS if model == "zoo" else {})
 
 
-def load_data(task: str, split: str, source: str | None, limit: int | None = None) -> Data:
+def load_data(task: str, split: str, source: str | None, settings: Settings, limit: int | None = None) -> Data:
     """The rows of a split, or its first ``limit``."""
     from dpc.pipeline import Data
     from dpc.tasks import get_task
 
-    return Data.load(get_task(task), split, source, limit)
+    return Data.load(get_task(task), split, source, limit, settings.task)
 
 
-def load_model(model: str, dtype: str, device: str) -> FrozenLM:
+def load_model(model: str, dtype: str, device: str, revision: str | None = None) -> FrozenLM:
     """A frozen model, loaded without a word of transformers on the terminal."""
-    from transformers.utils import logging
-
     from dpc.lm import load_lm
+
+    quiet_transformers()
+    return load_lm(model, dtype=dtype, device=device, revision=revision)
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' advice and bars off the terminal."""
+    from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return load_lm(model, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Your own questions: answered as JSON lines, or one of them traced on the terminal."""
+"""Your own questions, answered as JSON lines."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from dpc.act_search import load_act
 from dpc.engine import Decoder, Request, check_fits
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
-from dpc.methods import build_method
-from dpc.methods.base import Setup
-from dpc.pipeline import load_calibration, load_prompt
+from dpc.methods import build_method, use_calibration
+from dpc.pipeline import load_calibration, load_prompt, method_setup
 from dpc.settings import Settings
-from dpc.soft_prompt import SoftPrompt
 from dpc.tasks import Task
-from dpc.trace import Trace, save_npz, trace_question
 from dpc.types import Answer, Example
-
-SHADES = " .:-=+*#%@"
 
 
 def read_questions(source: str) -> list[Example]:
@@ -63,16 +55,6 @@ def check_text(question: str, where: str) -> None:
         ) from error
 
 
-def threshold_for(
-    directory: Path | None, prompt: SoftPrompt | None, tau: float | None, settings: Settings
-) -> float | None:
-    """``tau`` where given, else the calibrated one beside the adapter, else None."""
-    if tau is not None or directory is None or prompt is None:
-        return tau
-    calibration = load_calibration(directory, prompt, settings)
-    return None if calibration is None else float(calibration["tau"])
-
-
 def generate_lines(
     lm: FrozenLM,
     task: Task,
@@ -84,8 +66,12 @@ def generate_lines(
 ) -> Iterator[str]:
     """One JSON line a question, in the order in which they are done; a line names the question by its id."""
     prompt = load_prompt(lm, prompt_directory, [method])
-    threshold = threshold_for(prompt_directory, prompt, tau, settings)
-    runner = build_method(method, Setup(prompt, threshold, settings.method))
+    calibration = act = None
+    if prompt is not None and prompt_directory is not None:
+        known = tau is None and use_calibration([method])
+        calibration = load_calibration(prompt_directory, prompt, settings) if known else None
+        act = load_act(prompt_directory, lm, prompt, task.name, settings) if method == "act" else None
+    runner = build_method(method, method_setup(prompt, calibration, act, settings, tau))
     questions = [lm.encode(task.prompt(example)) for example in examples]
     for example, question in zip(examples, questions, strict=True):
         check_fits(lm, Request(question, prompt), f"question {example.id}")
@@ -105,67 +91,3 @@ def _line(task: Task, example: Example, answer: Answer) -> dict[str, Any]:
         "second": None if answer.second is None else asdict(answer.second),
         "cost": asdict(answer.cost),
     }
-
-
-def show_trace(
-    lm: FrozenLM,
-    task: Task,
-    question: str,
-    prompt_directory: Path,
-    tau: float | None,
-    settings: Settings,
-    npz: Path | None,
-) -> None:
-    """Trace one question, print what happened, and write the numbers where asked."""
-    if not question.strip():
-        raise UserError("the question is empty; expected some text")
-    check_text(question, "question")
-    prompt = load_prompt(lm, prompt_directory)
-    assert prompt is not None
-    threshold = threshold_for(prompt_directory, prompt, tau, settings)
-    if threshold is None:
-        raise UserError(
-            f"--prompt {prompt_directory}: no threshold beside it; run `dpc calibrate` first, or pass --tau"
-        )
-    ids = lm.encode(task.prompt(Example("question", question, "")))
-    check_fits(lm, Request(ids, prompt), "question")
-    room = settings.decoding.max_new_tokens or task.max_new_tokens
-    traced = trace_question(Decoder(lm, settings.decoding), prompt, threshold, settings.method, ids, room)
-    if npz is not None:
-        save_npz(traced, npz)
-    _print_trace(lm, question, traced)
-    if npz is not None:
-        print(f"numbers: {npz}")
-
-
-def _print_trace(lm: FrozenLM, question: str, traced: Trace) -> None:
-    console, decision = Console(), traced.decision
-    console.print(Text(question, style="bold"))
-    grid = Table(show_edge=False, pad_edge=False)
-    title = "second answer" if decision.triggered else "second answer, had it triggered"
-    grid.add_column("first answer", overflow="fold")
-    grid.add_column(title, overflow="fold")
-    grid.add_row(Text(traced.first.text.strip()), Text(traced.second.text.strip()))
-    console.print(grid)
-    fired = "triggered" if decision.triggered else "not triggered"
-    console.print(Text(f"R = {decision.ratio:.3f}, tau = {decision.threshold:.3f}: {fired}"))
-    console.print(Text(f"beta = {traced.beta:.3g}; s_i along the rationale, darkest is largest:"))
-    console.print(_strip([lm.decode([i]) for i in traced.first.ids], traced.influence.tolist()))
-    spread = "gathers" if traced.accumulated else "does not gather"
-    console.print(Text(f"soft token {decision.key_token} receives most; information {spread}; S_acc(j) by soft token:"))
-    profile = traced.profile.tolist()
-    console.print(Text("".join(_shade(value, max(profile)) for value in profile), style="reverse"))
-
-
-def _shade(value: float, largest: float) -> str:
-    return SHADES[min(len(SHADES) - 1, int(value / largest * len(SHADES)))] if largest > 0 else SHADES[0]
-
-
-def _strip(tokens: list[str], values: list[float]) -> Text:
-    """The rationale, each token on a background as dark as its value."""
-    largest = max(values) or 1.0
-    text = Text()
-    for token, value in zip(tokens, values, strict=True):
-        level = 255 - round(19 * value / largest)
-        text.append(token, style=f"{'white' if level < 244 else 'black'} on color({level})")
-    return text

@@ -11,28 +11,26 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dpc.engine import Decoder
+from dpc.act_search import load_act
 from dpc.evaluate import Progress as Answered
 from dpc.files import write_json
 from dpc.lm import FrozenLM
-from dpc.methods import check_methods
+from dpc.maps import write_maps
+from dpc.methods import use_calibration
 from dpc.pipeline import (
     CALIBRATION,
     Data,
     calibrate_prompt,
-    describe_model,
     evaluate_methods,
     load_calibration,
     load_prompt,
-    pick_for_trace,
     tune_prompt,
 )
-from dpc.report import rich_table, verdict, write_page
+from dpc.report import rich_table, threshold_verdict, verdict, write_page
 from dpc.runs import RunDirectory
 from dpc.settings import Settings
 from dpc.soft_prompt import SoftPrompt
-from dpc.trace import TooShortError, save_npz, summarize_trace, trace_question
-from dpc.tuning import TuningProgress, is_tuned
+from dpc.tuning import TuningProgress
 
 screen = Console(stderr=True)
 table = Console()
@@ -44,7 +42,8 @@ def command_line() -> str:
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def progress_bars() -> Iterator[Progress]:
+    """Bars on the terminal for as long as the block lasts."""
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(bar_width=30),
@@ -79,7 +78,7 @@ def tune_with_progress(
     lm: FrozenLM, train: Data, dev: Data, settings: Settings, output: Path, resume: bool
 ) -> SoftPrompt:
     """Tune a prompt into ``output``, showing loss, speed and time left."""
-    with _bars() as bars:
+    with progress_bars() as bars:
         row = bars.add_task("tune", total=None, note="")
         seen = {"dev": ""}
 
@@ -100,7 +99,7 @@ def calibrate_with_progress(
     prompt = load_prompt(lm, prompt_directory)
     assert prompt is not None
     run = RunDirectory(run_directory, command_line())
-    with _bars() as bars:
+    with progress_bars() as bars:
         stored = calibrate_prompt(lm, prompt, data, settings, run, _answer_bars(bars))
     write_json(prompt_directory / CALIBRATION, stored)
     best = max(point["accuracy"] for point in stored["curve"])
@@ -109,6 +108,9 @@ def calibrate_with_progress(
         f"tau = {stored['tau']:.4f}, chosen on {stored['n']} rows of {data.split}: "
         f"accuracy {best:.1%} there, {never:.1%} without a second pass"
     )
+    if never in (0.0, 1.0):
+        state = "right" if never else "wrong"
+        screen.print(f"note: every first answer is {state}: nothing is known of the trigger as a detector")
     return stored
 
 
@@ -122,71 +124,44 @@ def evaluate_with_progress(
     tau: float | None = None,
 ) -> None:
     """Evaluate, then print the table and write the page."""
+    show_results(answer_with_progress(lm, prompt_directory, data, methods, settings, output, tau), output)
+
+
+def answer_with_progress(
+    lm: FrozenLM,
+    prompt_directory: Path | None,
+    data: Data,
+    methods: Sequence[str],
+    settings: Settings,
+    output: Path,
+    tau: float | None = None,
+) -> dict[str, Any]:
+    """Answer and grade every row with every method; returns what ``results.json`` holds."""
     prompt = load_prompt(lm, prompt_directory, methods)
     calibration = None
-    if prompt is not None and prompt_directory is not None and tau is None and "dpc" in methods:
+    if prompt is not None and prompt_directory is not None and tau is None and use_calibration(methods):
         calibration = load_calibration(prompt_directory, prompt, settings)
     if calibration and calibration["from"]["data"]["task"] != data.task.name:
         screen.print(f"note: tau was chosen on another task, {calibration['from']['data']['task']}")
+    act = None
+    if prompt is not None and prompt_directory is not None and "act" in methods:
+        act = load_act(prompt_directory, lm, prompt, data.task.name, settings)
     run = RunDirectory(output, command_line())
-    with _bars() as bars:
+    with progress_bars() as bars:
         results = evaluate_methods(
-            lm, prompt, calibration, data, methods, settings, run, tau=tau, progress=_answer_bars(bars)
+            lm, prompt, calibration, data, methods, settings, run, tau=tau, act=act, progress=_answer_bars(bars)
         )
-    threshold = tau if tau is not None else calibration["tau"] if calibration else None
-    if prompt is not None and threshold is not None and "dpc" in methods:
-        results["trace"] = _trace_one(lm, prompt, threshold, data, settings, run)
-        write_json(run.results, results)
-    _show(results, write_page(output))
+    if prompt is not None and "dpc" in methods:
+        records = run.records("dpc").read()
+        write_maps(lm, prompt, data.task, data.examples, records, settings.method, run.path / "maps")
+    return results
 
 
-def _trace_one(
-    lm: FrozenLM, prompt: SoftPrompt, tau: float, data: Data, settings: Settings, run: RunDirectory
-) -> dict[str, Any] | None:
-    """Trace the instance most worth a look into ``trace.npz``; None where its rationale is too short for that."""
-    example = pick_for_trace(run, data)
-    room = settings.decoding.max_new_tokens or data.task.max_new_tokens
-    try:
-        traced = trace_question(
-            Decoder(lm, settings.decoding), prompt, tau, settings.method, lm.encode(data.task.prompt(example)), room
-        )
-    except TooShortError:
-        return None
-    save_npz(traced, run.path / "trace.npz")
-    return {
-        "example_id": example.id,
-        "question": example.question,
-        "gold": example.answer,
-        **summarize_trace(lm, traced),
-    }
-
-
-def _show(results: Mapping[str, Any], page: Path) -> None:
+def show_results(results: Mapping[str, Any], output: Path) -> None:
+    """Write the page; print table, verdicts and the page's address."""
+    page = write_page(output)
     table.print(rich_table(results))
-    table.print(verdict(results))
+    for line in (verdict(results), threshold_verdict(results)):
+        if line:
+            table.print(line)
     table.print(f"page: {page.resolve().as_uri()}", soft_wrap=True, markup=False, highlight=False)
-
-
-def run_everything(
-    lm: FrozenLM, splits: Mapping[str, Data], methods: Sequence[str], settings: Settings, output: Path
-) -> None:
-    """Tune, calibrate and evaluate into one run directory; what is there already is not made again."""
-    check_methods(methods)
-    run = RunDirectory(output, command_line())
-    run.enter(
-        "tune",
-        {
-            "model": describe_model(lm),
-            "train": splits["train"].describe(),
-            "dev": splits["dev"].describe(),
-            "tuning": settings.tuning.model_dump(),
-        },
-    )
-    if not is_tuned(run.prompt):
-        screen.print(f"1/3 tune a soft prompt of {settings.tuning.length} tokens into {run.prompt}")
-        tune_with_progress(lm, splits["train"], splits["dev"], settings, run.prompt, resume=True)
-    if not (run.prompt / CALIBRATION).exists():
-        screen.print("2/3 choose the trigger's threshold on the dev split")
-        calibrate_with_progress(lm, run.prompt, splits["dev"], settings, output)
-    screen.print("3/3 answer the test split")
-    evaluate_with_progress(lm, run.prompt, splits["test"], methods, settings, output)

@@ -35,11 +35,14 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
 
 
 @torch.no_grad()
-def greedy(lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int) -> list[Generation]:
+def greedy(
+    lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
+) -> list[Generation]:
     """Decode ``requests`` as one batch, token for token as each would be alone.
 
     A finished instance leaves the batch. Each stops at an end token, at ``max_new_tokens``, or where the context is
-    full. Raises ``UserError`` where a question leaves no room for an answer.
+    full. ``cache``: an empty one to be used in place of the model's own kind.
+    Raises ``UserError`` where a question leaves no room for an answer.
     """
     if not requests:
         return []
@@ -49,7 +52,7 @@ def greedy(lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int) -> li
     written: list[list[int]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)
     embeds, mask, positions = prefill_inputs(lm, requests)
-    cache = DynamicCache(config=lm.model.config)
+    cache = DynamicCache(config=lm.model.config) if cache is None else cache
     logits = lm.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
     active, position = list(range(len(requests))), positions[:, -1:]
     while True:

@@ -18,7 +18,6 @@ from dpc.implementation import AttentionImplementation
 from dpc.lm import FrozenLM
 from dpc.prefix import PromptPrefix
 
-
 # Positions that the cache grows by: memory follows the longest answer so far, not the longest that was allowed.
 _GROWTH = 64
 

@@ -15,13 +15,13 @@ from dpc.types import Answer
 class Pretrained:
     """Answers with the model alone."""
 
-    @classmethod
-    def build(cls, setup: Setup) -> Pretrained:
-        """Needs nothing."""
-        return cls()
-
     def answer(
         self, decoder: Decoder, questions: Sequence[Sequence[int]], max_new_tokens: int
     ) -> Iterator[tuple[int, Answer]]:
         """One greedy pass."""
         return single_pass(decoder, questions, None, max_new_tokens)
+
+
+def build(setup: Setup) -> Pretrained:
+    """Needs nothing."""
+    return Pretrained()

@@ -27,13 +27,13 @@ class PromptTuning:
 
     soft_prompt: SoftPrompt
 
-    @classmethod
-    def build(cls, setup: Setup) -> PromptTuning:
-        """Needs a soft prompt."""
-        return cls(setup.need_prompt("prompt_tuning"))
-
     def answer(
         self, decoder: Decoder, questions: Sequence[Sequence[int]], max_new_tokens: int
     ) -> Iterator[tuple[int, Answer]]:
         """One greedy pass."""
         return single_pass(decoder, questions, self.soft_prompt, max_new_tokens)
+
+
+def build(setup: Setup) -> PromptTuning:
+    """Needs a soft prompt. Raises ``UserError`` where there is none."""
+    return PromptTuning(setup.need_prompt("prompt_tuning"))

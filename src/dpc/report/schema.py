@@ -17,18 +17,27 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A method against prompt tuning on the same instances; differences are shares of one."""
+    """A method against prompt tuning on the same instances; differences are shares of one.
+
+    interval: Tango's score interval. bootstrap: the paired percentile bootstrap's. p: McNemar's exact test. p_holm: the
+    same, adjusted by Holm over all methods of the run that are compared with prompt tuning.
+    """
 
     difference: FiniteFloat
     interval: tuple[FiniteFloat, FiniteFloat]
+    bootstrap: tuple[FiniteFloat, FiniteFloat]
     p: Share
+    p_holm: Share
     fixed: NonNegativeInt
     broken: NonNegativeInt
 
     def reversed(self) -> Comparison:
         """The same comparison seen from the other side."""
         low, high = self.interval
-        return Comparison(-self.difference, (-high, -low), self.p, self.broken, self.fixed)
+        least, most = self.bootstrap
+        return Comparison(
+            -self.difference, (-high, -low), (-most, -least), self.p, self.p_holm, self.broken, self.fixed
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class Trigger:
     recall: Share | None
     auc: Share | None
     not_judged: NonNegativeInt = 0
+    auc_interval: tuple[Share, Share] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +59,21 @@ class Cost:
 
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     forward_passes: NonNegativeInt
+    backward_passes: NonNegativeInt | None = None
+    generated_tokens: NonNegativeInt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What a further grader of the task makes of the same answers."""
+
+    accuracy: Share
+    interval: tuple[Share, Share]
 
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """One row of the table."""
+    """One row of the table. oracle: share right in either pass, None for a method of one pass."""
 
     n: NonNegativeInt
     accuracy: Share
@@ -62,6 +82,8 @@ class MethodResult:
     trigger: Trigger | None
     cost: Cost
     no_answer: NonNegativeInt = 0
+    oracle: Share | None = None
+    also_graded: dict[str, Graded] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +109,36 @@ class CalibrationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """One instance followed through the whole method; ``ratio`` and ``beta`` are None where it could not be judged."""
+class TriggerPoint:
+    """One threshold on the rows that were evaluated; ``accuracy`` is None where second answers are missing."""
 
-    example_id: str
-    question: str
-    first: str
-    second: str | None
-    gold: str
-    triggered: bool
-    ratio: Share | None
     tau: FiniteFloat
-    beta: FiniteFloat | None
-    key_token: NonNegativeInt | None
-    tokens: list[str]
-    influence: list[FiniteFloat]
-    profile: list[FiniteFloat]
-    prompt_to_question: list[FiniteFloat]
-    prompt_to_rationale: list[FiniteFloat]
+    trigger_rate: Share
+    precision: Share | None
+    recall: Share | None
+    false_positive_rate: Share | None
+    accuracy: Share | None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerCurve:
+    """DPC's trigger at every threshold on the rows that were evaluated, where tau was not chosen.
+
+    oracle: share right in either pass had every instance two, None where second answers are missing.
+    second_shared, second_differ: instances with a second answer from all_corruption as well, and how often it differs.
+    """
+
+    tau: FiniteFloat | None
+    n: NonNegativeInt
+    points: list[TriggerPoint]
+    auc: Share | None
+    oracle: Share | None
+    second_shared: NonNegativeInt = 0
+    second_differ: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        if len(self.tokens) != len(self.influence):
-            raise ValueError(f"{len(self.tokens)} tokens with {len(self.influence)} influences")
-        if self.key_token is not None and self.key_token >= len(self.profile):
-            raise ValueError(f"key token {self.key_token} in a profile of {len(self.profile)}")
+        if self.tau is not None and all(point.tau != self.tau for point in self.points):
+            raise ValueError(f"tau {self.tau} is not on the curve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +154,15 @@ class MadeBy:
 class Results:
     """The whole of ``results.json``. Fields that this version does not know are left alone."""
 
-    format: Literal[1]
+    format: Literal[2]
     model: str
     task: str
     split: str
     n: NonNegativeInt
     methods: dict[str, MethodResult]
     calibration: CalibrationResult | None
-    trace: Trace | None
     made_by: MadeBy
+    test_curve: TriggerCurve | None = None
 
 
 RESULTS: TypeAdapter[Results] = TypeAdapter(Results)
@@ -150,8 +178,11 @@ def read_results(path: Path) -> Results:
     if not path.exists():
         raise UserError(f"{path}: no results there; make them with dpc run --output {path.parent}")
     value = read_json(path, "results file")
-    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != 1:
-        raise UserError(f"{path}: has format {value['format']}, expected 1; read it with the dpc that wrote it")
+    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != 2:
+        raise UserError(
+            f"{path}: has format {value['format']}, expected 2; evaluate again, which keeps the records, "
+            "or read it with the dpc that wrote it"
+        )
     try:
         return RESULTS.validate_python(value)
     except ValidationError as error:

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from dpc.errors import UserError
+from dpc.settings import TaskSettings
 from dpc.types import Example, Score
 
 SPLITS = ("train", "dev", "test")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+Grader = Callable[[Example, str], Score]
+
+
+@runtime_checkable
+class Load(Protocol):
+    """How rows become examples."""
+
+    def __call__(self, split: str, source: str | None = None, settings: TaskSettings = ..., /) -> list[Example]:
+        """The examples of a split, in the order of their file; ``source`` None is the task's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One benchmark: four pure functions around ``Example``.
+    """One benchmark: pure functions around ``Example``.
 
-    load: ``(split, source)`` to examples, in the order of their file; None is ``default_source``.
+    load: ``(split, source, settings)`` to examples, in the order of their file; None is ``default_source``.
     prompt: the text before the rationale. target: what a prompt is tuned to write after it, with its leading space.
     score: grades what a model wrote after ``prompt``. max_new_tokens: room for the longest gold target.
+    also_graded: further graders by name; their accuracies are shown beside that of ``score`` and decide nothing.
     """
 
     name: str
     default_source: str
     max_new_tokens: int
-    load: Callable[[str, str | None], list[Example]]
+    load: Load
     prompt: Callable[[Example], str]
     target: Callable[[Example], str]
-    score: Callable[[Example, str], Score]
+    score: Grader
+    also_graded: Mapping[str, Grader] = dataclasses.field(default_factory=dict)
+
+
+def graded(extracted: str | None, equal: Callable[[str], bool]) -> Score:
+    """The score of an extracted answer; where there is one, ``equal`` says whether it is the gold one."""
+    if extracted is None:
+        return Score(correct=False, extracted=None, reason="no_answer")
+    correct = equal(extracted)
+    return Score(correct=correct, extracted=extracted, reason="match" if correct else "mismatch")
 
 
 def check_split(split: str) -> None:
@@ -67,18 +89,28 @@ def _json_type(value: object) -> str:
 def read_jsonl(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     r"""0-based row numbers and the named fields of a UTF-8 file of JSON lines.
 
+    Raises:
+        UserError: naming file and 1-based line, for what ``read_values`` refuses, a line that is not a JSON object, or
+            a field that is not a non-blank string.
+    """
+    for number, value in read_values(path):
+        yield number, check_fields(value, fields, f"{path}:{number + 1}")
+
+
+def read_values(path: Path) -> Iterator[tuple[int, Any]]:
+    r"""0-based row numbers and JSON values, unchecked, of a UTF-8 file of JSON lines.
+
     Lines end at ``\n`` alone: GSM8K has rows with U+2028, at which ``str.splitlines`` would break them.
 
     Raises:
         UserError: naming file and 1-based line, for a file that cannot be read or has no rows, a byte order mark,
-            text that is not UTF-8, a line that is not a JSON object, or a field that is not a non-blank string.
+            text that is not UTF-8, a blank line, or one that is not JSON.
     """
     count = 0
     try:
         with path.open("rb") as lines:
             for count, line in enumerate(lines, start=1):
-                where = f"{path}:{count}"
-                yield count - 1, check_fields(_parse(line, where), fields, where)
+                yield count - 1, _parse(line, f"{path}:{count}")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); pass a .jsonl file") from error
     if count == 0:

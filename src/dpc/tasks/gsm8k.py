@@ -11,20 +11,19 @@ Official grader: https://github.com/openai/grade-school-math/blob/2909d34ef28520
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 from dpc.errors import UserError
-from dpc.tasks.base import Task, check_fields, check_split, read_jsonl
+from dpc.settings import TaskSettings
+from dpc.tasks.base import Task, check_fields, check_split, graded, read_jsonl
+from dpc.tasks.sources import hub_rows, local_path, train_or_dev
 from dpc.types import Example, Score
 
 HUB_ID = "openai/gsm8k"
 HUB_CONFIG = "main"
 FIELDS = ("question", "answer")
-DEV_ROWS = 500
 
 _SIGN = "[-+−–]"
 _PREFIX = f"{_SIGN}?[$€£¥¢]?{_SIGN}?"
@@ -67,7 +66,7 @@ def extract_flexible(text: str) -> str | None:
     """The last number of ``text``, normalised; None where there is none.
 
     As ``flexible-extract`` of lm-evaluation-harness (``lm_eval/tasks/gsm8k/gsm8k.yaml``), but a minus between two
-    numbers belongs to neither. Not used by ``score``: it also grades texts that never state an answer.
+    numbers belongs to neither. ``score`` never uses it: it also grades texts that never state an answer.
     """
     matches = _FLEXIBLE.findall(text)
     return normalize_number(matches[-1]) if matches else None
@@ -90,54 +89,35 @@ def read_examples(path: Path, prefix: str) -> list[Example]:
     return [make_example(row, f"{prefix}/{number}", f"{path}:{number + 1}") for number, row in read_jsonl(path, FIELDS)]
 
 
-def load(split: str, source: str | None = None) -> list[Example]:
+def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
     """Examples of ``split``: a hub id, a directory with ``train.jsonl`` and ``test.jsonl``, or one ``.jsonl`` file.
 
-    GSM8K has no validation split: dev is 500 rows of the train file (at most a fifth of it), drawn once by a hash of
-    the row number, and train is the rest. Their ids name the train file's rows. A single file is the split itself.
+    GSM8K has no validation split: dev is drawn from the train file (``draw_dev``), and train is the rest. Their ids
+    name the train file's rows. A single file is the split itself. No setting is used.
 
     Raises:
         UserError: for an unknown split, a source that cannot be loaded, or a malformed row.
     """
     check_split(split)
     source = HUB_ID if source is None else source
-    path = Path(source).expanduser()
+    path = local_path(source)
     file_split = "test" if split == "test" else "train"
-    if path.is_dir():
+    if path is None:
+        examples = _from_hub(source, file_split)
+    elif path.is_dir():
         examples = read_examples(path / f"{file_split}.jsonl", f"gsm8k/{file_split}")
-    elif path.exists() or path.suffix == ".jsonl":
-        return read_examples(path, f"gsm8k/{split}")
     else:
-        examples = list(_from_hub(source, file_split))
-    if split == "test":
-        return examples
-    dev = _dev_rows(len(examples))
-    if split == "dev" and not dev:
-        raise UserError(f"{source}: {len(examples)} train rows are too few to take a dev split from; five are enough")
-    return [example for number, example in enumerate(examples) if (number in dev) == (split == "dev")]
+        return read_examples(path, f"gsm8k/{split}")
+    return examples if split == "test" else train_or_dev("gsm8k", examples, split, source)
 
 
-def _dev_rows(count: int) -> frozenset[int]:
-    """Row numbers of the dev split: by hash, so that no version of a random generator can move them."""
-    order = sorted(range(count), key=lambda number: hashlib.sha256(f"gsm8k dev {number}".encode()).digest())
-    return frozenset(order[: min(DEV_ROWS, count // 5)])
-
-
-def _from_hub(source: str, split: str) -> Iterator[Example]:
-    try:
-        from datasets import load_dataset
-
-        rows = load_dataset(source, HUB_CONFIG, split=split)
-    # Offline, gated, missing and misspelt data sets raise a dozen unrelated types.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{source!r} is no local path and did not load from the Hugging Face hub ({reason}); "
-            "pass a directory with train.jsonl and test.jsonl, or one .jsonl file"
-        ) from error
-    for number, row in enumerate(rows):
+def _from_hub(source: str, split: str) -> list[Example]:
+    instead = "a directory with train.jsonl and test.jsonl, or one .jsonl file"
+    examples = []
+    for number, row in enumerate(hub_rows(source, HUB_CONFIG, split, instead)):
         where = f"{source} {split} row {number}"
-        yield make_example(check_fields(row, FIELDS, where), f"gsm8k/{split}/{number}", where)
+        examples.append(make_example(check_fields(row, FIELDS, where), f"gsm8k/{split}/{number}", where))
+    return examples
 
 
 def prompt(example: Example) -> str:
@@ -154,11 +134,12 @@ def target(example: Example) -> str:
 
 def score(example: Example, text: str) -> Score:
     """Grade ``text`` by its first ``#### N``, compared as a number with the gold answer."""
-    extracted = extract_strict(text)
-    if extracted is None:
-        return Score(correct=False, extracted=None, reason="no_answer")
-    correct = numbers_equal(extracted, example.answer)
-    return Score(correct=correct, extracted=extracted, reason="match" if correct else "mismatch")
+    return graded(extract_strict(text), lambda number: numbers_equal(number, example.answer))
+
+
+def score_flexible(example: Example, text: str) -> Score:
+    """Grade ``text`` by its last number, stated as the answer or not: what the format costs is the difference."""
+    return graded(extract_flexible(text), lambda number: numbers_equal(number, example.answer))
 
 
 TASK = Task(
@@ -169,4 +150,5 @@ TASK = Task(
     prompt=prompt,
     target=target,
     score=score,
+    also_graded={"flexible": score_flexible},
 )

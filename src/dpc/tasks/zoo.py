@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from dpc.errors import UserError
+from dpc.settings import TaskSettings
 from dpc.tasks.base import Task, check_split
-from dpc.tasks.gsm8k import prompt, read_examples, score, target
+from dpc.tasks.gsm8k import prompt, read_examples, score, score_flexible, target
 from dpc.types import Example
 
 EMBEDDED = "embedded"
 DATA = Path(__file__).parents[1] / "zoo" / "data"
 
 
-def load(split: str, source: str | None = None) -> list[Example]:
+def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
     """Examples of ``split``: embedded, from a directory with a file ``SPLIT.jsonl``, or from one ``.jsonl`` file.
+
+    No setting is used.
 
     Raises:
         UserError: for an unknown split, a source that is not there, or a malformed row.
@@ -34,4 +37,5 @@ TASK = Task(
     prompt=prompt,
     target=target,
     score=score,
+    also_graded={"flexible": score_flexible},
 )

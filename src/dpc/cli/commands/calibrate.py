@@ -1,9 +1,9 @@
-"""``dpc calibrate``: the threshold of the trigger."""
+"""``dpc calibrate``: what a method chooses on the dev split."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,16 +16,22 @@ def calibrate(
     model: Model = "zoo",
     task: TaskName = "zoo",
     data: Source = None,
-    split: Annotated[str, typer.Option(help="Split to choose the threshold on.")] = "dev",
+    split: Annotated[str, typer.Option(help="Split to choose on.")] = "dev",
+    method: Annotated[
+        Literal["dpc", "act"], typer.Option(help="dpc: the trigger's threshold; act: the heads to calibrate.")
+    ] = "dpc",
     limit: Limit = None,
     settings: Set = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Choose the trigger's threshold on the dev split, and store it beside the adapter."""
+    """Choose the trigger's threshold, or ACT's heads, on the dev split, and store it beside the adapter."""
+    from dpc.cli.act import calibrate_act_with_progress
     from dpc.cli.stages import calibrate_with_progress
 
     if split == "test":
-        raise UserError("--split test: a threshold chosen on test rows spoils the test; expected dev or train")
-    chosen, rows = settings_for(model, settings), load_data(task, split, data, limit)
-    calibrate_with_progress(load_model(model, dtype, device), prompt, rows, chosen, prompt)
+        raise UserError(f"--split test: what {method} chooses on test rows spoils the test; expected dev or train")
+    chosen = settings_for(model, settings)
+    rows = load_data(task, split, data, chosen, limit)
+    run = {"dpc": calibrate_with_progress, "act": calibrate_act_with_progress}[method]
+    run(load_model(model, dtype, device), prompt, rows, chosen, prompt)

@@ -45,5 +45,6 @@ def evaluate(
 
     names = method_names(methods)
     check_methods(names)
-    chosen, rows = settings_for(model, settings), load_data(task, split, data, limit)
+    chosen = settings_for(model, settings)
+    rows = load_data(task, split, data, chosen, limit)
     evaluate_with_progress(load_model(model, dtype, device), prompt, rows, names, chosen, output, tau)

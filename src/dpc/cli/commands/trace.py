@@ -13,7 +13,10 @@ from dpc.cli.options import Device, Dtype, Model, Set, TaskName, Tau, load_model
 def trace(
     question: Annotated[str, typer.Argument(help="One question.")],
     prompt: Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")],
-    npz: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
+    npz: Annotated[Path | None, typer.Option(help="Write the arrays to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
+    token: Annotated[int | None, typer.Option(help="Soft token to mask; none: the one that gathers most.")] = None,
     model: Model = "zoo",
     task: TaskName = "zoo",
     tau: Tau = None,
@@ -22,8 +25,10 @@ def trace(
     device: Device = "auto",
 ) -> None:
     """Show what happens to one question: both answers, the decision, and where the prompt's influence goes."""
-    from dpc.cli.questions import show_trace
+    from dpc.cli.session import Session
+    from dpc.cli.trace import show_trace
     from dpc.tasks import get_task
 
     chosen, known = settings_for(model, settings), get_task(task)
-    show_trace(load_model(model, dtype, device), known, question, prompt, tau, chosen, npz)
+    session = Session(load_model(model, dtype, device), known, prompt, tau, chosen)
+    show_trace(session, question, token, as_json=as_json, npz=npz, html=html)

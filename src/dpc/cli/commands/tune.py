@@ -24,5 +24,5 @@ def tune(
     from dpc.cli.stages import tune_with_progress
 
     chosen = settings_for(model, settings)
-    train, dev = load_data(task, "train", data), load_data(task, "dev", data)
+    train, dev = load_data(task, "train", data, chosen), load_data(task, "dev", data, chosen)
     tune_with_progress(load_model(model, dtype, device), train, dev, chosen, output, resume)

@@ -1,4 +1,4 @@
-"""Intervals, paired tests and detector figures: the numbers that stand beside every accuracy."""
+"""Confidence intervals: of a proportion, of a difference on the same instances, of a mean over seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr, ndtri
+from scipy.special import ndtri, stdtrit
+
+# Counts of a bootstrap that are held at once: 32 MiB.
+_DRAWN_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,27 +21,13 @@ class Interval:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Detector:
-    """The trigger as a detector of wrong answers; None where a figure has no denominator.
-
-    trigger_rate: share triggered. precision: share wrong of the triggered. recall: share triggered of the wrong.
-    auc: probability that a wrong answer has a higher ratio than a right one, None unless scores were given.
-    """
-
-    trigger_rate: float | None
-    precision: float | None
-    recall: float | None
-    auc: float | None = None
-
-
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Score interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953); [0, 1] for ``n`` = 0.
 
     Raises:
         ValueError: unless 0 <= ``successes`` <= ``n`` and 0 < ``confidence`` < 1.
     """
-    z2 = _quantile(confidence) ** 2
+    z2 = normal_quantile(confidence) ** 2
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
@@ -56,16 +45,6 @@ def fixed_broken(first: Sequence[bool], final: Sequence[bool]) -> tuple[int, int
     return sum(not a and b for a, b in pairs), sum(a and not b for a, b in pairs)
 
 
-def mcnemar_exact(fixed: int, broken: int) -> float:
-    """Two-sided p value of McNemar's exact test: ``fixed`` is binomial(fixed + broken, 1/2) if nothing has changed.
-
-    ``ValueError`` for negative counts. Source: McNemar 1947, doi:10.1007/BF02295996.
-    """
-    if min(fixed, broken) < 0:
-        raise ValueError(f"negative counts: {fixed} fixed, {broken} broken")
-    return min(1.0, 2.0 * float(bdtr(min(fixed, broken), fixed + broken, 0.5)))
-
-
 def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95) -> Interval:
     """Interval of the accuracy of ``second`` minus that of ``first`` on the same instances; [-1, 1] for none.
 
@@ -76,7 +55,7 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
     Raises:
         ValueError: on unequal lengths, or unless 0 < ``confidence`` < 1.
     """
-    z2 = _quantile(confidence) ** 2
+    z2 = normal_quantile(confidence) ** 2
     fixed, broken = fixed_broken(first, second)
     n = len(first)
     if n == 0:
@@ -107,46 +86,66 @@ def _tango_accepts(difference: float, fixed: int, broken: int, n: int, z2: float
     return (fixed - broken - n * difference) ** 2 <= z2 * variance
 
 
-def auc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
-    """Area under the ROC curve of ``scores`` as a detector of ``wrong``: Mann-Whitney U over the number of pairs.
+def paired_bootstrap(
+    first: Sequence[float] | Sequence[bool],
+    second: Sequence[float] | Sequence[bool],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of the mean of ``second`` minus that of ``first``, instances drawn again as pairs.
 
-    Ties count half; None unless there are both right and wrong instances.
+    Of values of any kind, where ``paired_difference`` is for right and wrong. Without width where every pair differs
+    by the same: resampling knows nothing that it has not seen. How often a difference is drawn is multinomial, so
+    no instance is drawn by itself. Source: Efron 1979, doi:10.1214/aos/1176344552.
 
     Raises:
-        ValueError: on unequal lengths or a score that is NaN.
+        ValueError: on unequal lengths, without a pair or a resample, for a value that is not finite, or unless
+            0 < ``confidence`` < 1.
     """
-    values, labels = np.asarray(scores, dtype=float), np.asarray(wrong, dtype=bool)
-    if values.shape != labels.shape or np.isnan(values).any():
-        raise ValueError(f"expected one score that is not NaN for each of {labels.size} instances")
-    positive, negative = values[labels], np.sort(values[~labels])
-    if not positive.size or not negative.size:
+    _check_confidence(confidence)
+    before, after = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if not before.size == after.size > 0 or resamples < 1:
+        raise ValueError(f"expected pairs, got {before.size} and {after.size} values, and {resamples} resamples")
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        raise ValueError("expected finite values")
+    differences = after - before
+    values, counts = np.unique(differences, return_counts=True)
+    draw = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    step = max(1, _DRAWN_AT_ONCE // values.size)
+    for start in range(0, resamples, step):
+        part = means[start : start + step]
+        part[:] = draw.multinomial(differences.size, counts / differences.size, size=part.size) @ values
+    low, high = np.quantile(means / differences.size, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def between_seeds(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """Student's t interval of the mean over tuning seeds, one value a seed; not cut where a figure must end.
+
+    None for fewer than two seeds: nothing is known of their spread. Equal values give an interval without width.
+    Source: Student 1908, doi:10.1093/biomet/6.1.1.
+
+    Raises:
+        ValueError: for a value that is not finite, or unless 0 < ``confidence`` < 1.
+    """
+    _check_confidence(confidence)
+    array = np.asarray(values, dtype=float)
+    if not np.isfinite(array).all():
+        raise ValueError(f"expected finite values, got {list(values)}")
+    if array.size < 2:
         return None
-    below = np.searchsorted(negative, positive, side="left")
-    not_above = np.searchsorted(negative, positive, side="right")
-    return float((below + not_above).sum() / (2 * positive.size * negative.size))
+    half = float(stdtrit(array.size - 1, (1 + confidence) / 2)) * float(array.std(ddof=1)) / math.sqrt(array.size)
+    return Interval(float(array.mean()) - half, float(array.mean()) + half)
 
 
-def detector(triggered: Sequence[bool], wrong: Sequence[bool], scores: Sequence[float] | None = None) -> Detector:
-    """The trigger's decisions (and, for the AUC, its ratios R) against which first answers were wrong.
-
-    Raises:
-        ValueError: on unequal lengths.
-    """
-    hits = sum(a and b for a, b in zip(triggered, wrong, strict=True))
-    return Detector(
-        trigger_rate=_share(sum(triggered), len(triggered)),
-        precision=_share(hits, sum(triggered)),
-        recall=_share(hits, sum(wrong)),
-        auc=None if scores is None else auc(scores, wrong),
-    )
+def normal_quantile(confidence: float) -> float:
+    """Two-sided standard normal quantile: 1.96 for 0.95. ``ValueError`` unless 0 < ``confidence`` < 1."""
+    _check_confidence(confidence)
+    return float(ndtri((1 + confidence) / 2))
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _quantile(confidence: float) -> float:
-    """Two-sided standard normal quantile."""
+def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    return float(ndtri((1 + confidence) / 2))

@@ -1,0 +1,81 @@
+"""Flow and heat maps of instances, measured in a frozen model with its soft prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from dpc.analysis.store import Array, InstanceFlow, InstanceMap
+from dpc.flow import (
+    accumulation_profile,
+    concentration,
+    late_flow,
+    prompt_to_question,
+    prompt_to_rationale,
+    rationale_influence,
+    shallow_layers,
+)
+from dpc.flow_map import flow_map
+from dpc.lm import FrozenLM
+from dpc.saliency import one_graph_is_small, prompt_saliency
+from dpc.settings import MethodSettings
+from dpc.soft_prompt import SoftPrompt
+from dpc.trigger import affected_share
+from dpc.types import Saliency
+
+
+def measure_flows(
+    lm: FrozenLM,
+    prompt: SoftPrompt,
+    questions: Sequence[Sequence[int]],
+    rationales: Sequence[Sequence[int]],
+    settings: MethodSettings,
+) -> list[InstanceFlow]:
+    """The flow of each instance, over all layers; token ids in, one forward and one backward pass for all.
+
+    Raises ``UserError`` as ``prompt_saliency`` does.
+    """
+    longest = max((len(q) + len(r) for q, r in zip(questions, rationales, strict=True)), default=0)
+    plain = one_graph_is_small(lm, len(questions) * (len(prompt.vectors) + longest))
+    found = prompt_saliency(lm, prompt.vectors, questions, rationales, None, settings.head_reduction, plain=plain)
+    shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
+    return [_flow(saliency, shallow) for saliency in found]
+
+
+def _flow(saliency: Saliency, shallow: Sequence[int]) -> InstanceFlow:
+    profile, influence = accumulation_profile(saliency, shallow), rationale_influence(saliency)
+    affected = affected_share(influence)
+    return InstanceFlow(
+        to_question=_array(prompt_to_question(saliency)),
+        to_rationale=_array(prompt_to_rationale(saliency)),
+        profile=_array(profile),
+        influence=_array(influence),
+        concentration=np.array(concentration(profile)),
+        late_flow=np.array(late_flow(influence)),
+        beta=np.array(affected.beta),
+        ratio=np.array(affected.ratio),
+    )
+
+
+def measure_map(
+    lm: FrozenLM, prompt: SoftPrompt, question: Sequence[int], rationale: Sequence[int], settings: MethodSettings
+) -> InstanceMap:
+    """Whole heat maps of one instance: the mean over the shallow layers, and the last layer.
+
+    Raises ``UserError`` as ``flow_map`` does.
+    """
+    shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
+    layers = sorted({*shallow, lm.layers - 1})
+    found = flow_map(lm, prompt.vectors, question, rationale, layers, settings.head_reduction)
+    chosen = [layers.index(layer) for layer in shallow]
+    both = [np.stack([_array(m[chosen].mean(0)), _array(m[-1])]) for m in (found.saliency, found.attention)]
+    tokens = [f"p{index}" for index in range(len(prompt.vectors))] + lm.token_texts([*question, *rationale])
+    lengths = np.array([len(prompt.vectors), len(question), len(rationale)])
+    return InstanceMap(saliency=both[0], attention=both[1], tokens=np.array(tokens), lengths=lengths)
+
+
+def _array(values: Tensor) -> Array:
+    found: Array = values.double().cpu().numpy()
+    return found

@@ -1,0 +1,41 @@
+"""``dpc export``: records for other tools."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """What records are exported to."""
+
+    PARQUET = "parquet"
+    LM_EVAL = "lm-eval"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that was evaluated.")],
+    output: Annotated[Path, typer.Option(help="The parquet file, or the folder of the sample files, to write.")],
+    format: Annotated[
+        Format, typer.Option(help="One table, or the samples_*.jsonl of lm-evaluation-harness.")
+    ] = Format.PARQUET,
+    task: Annotated[
+        str | None, typer.Option(help="The run's benchmark, where it is a file of your own; none: as the run says.")
+    ] = None,
+) -> None:
+    """Write every record of a run as parquet, a row each, or as sample files of lm-evaluation-harness."""
+    from dpc.export import Export, write_lm_eval, write_parquet
+    from dpc.runs import RunDirectory
+
+    found = Export.read(RunDirectory(run))
+    known = found.load_task(task)
+    if format is Format.LM_EVAL:
+        written = write_lm_eval(found, known, output)
+    else:
+        write_parquet(found, known.also_graded, output)
+        written = [output]
+    for path in written:
+        typer.echo(path)

@@ -1,0 +1,62 @@
+"""Every command that a document shows exists, with the arguments and options that it shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from dpc.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "cli.md"),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(dpc [^`]*)`")
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """Lines of code blocks that begin with ``dpc``, continued lines joined, and commands within a sentence."""
+    for fence in FENCE.findall(text):
+        lines = fence.replace("\\\n", " ").splitlines()
+        yield from (line.strip() for line in lines if line.strip().startswith("dpc "))
+    yield from re.findall(r"^ {4}(dpc .*)$", text, re.MULTILINE)
+    # A name alone, as in "`dpc bench` measures", is no command line.
+    yield from (found for found in INLINE.findall(FENCE.sub("", text)) if len(found.split()) > 2)
+
+
+def parse(command: str) -> None:
+    """Parse a command line as the shell and the program would, and run nothing."""
+    arguments = shlex.split(command, comments=True)[1:]
+    group = typer.main.get_command(app)
+    context = group.make_context("dpc", arguments[:1], resilient_parsing=True)
+    while hasattr(group, "commands"):
+        name, *arguments = arguments
+        assert name in group.commands, f"no command {name}"
+        group = group.commands[name]
+    group.make_context(name, [argument for argument in arguments if argument != "…"], parent=context)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_in_documents_can_be_given(document: Path) -> None:
+    for command in commands_in(document.read_text("utf-8")):
+        try:
+            parse(command)
+        except Exception as error:
+            raise AssertionError(f"{document.relative_to(ROOT)}: {command!r}: {error}") from error
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    [wrong] = commands_in("Say `dpc evaluate --output X` now, or `dpc`.")
+    with pytest.raises(AssertionError, match="no command evaluate"):
+        parse(wrong)
+    with pytest.raises(Exception, match="--outputs"):
+        parse("dpc eval --outputs X")

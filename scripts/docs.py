@@ -78,6 +78,10 @@ NOTES = {
 }
 
 
+# Directories that the tree shows as one line: files of one kind, of which the first explains the others.
+FOLDED = ("bench", "cli/commands", "recipes/paper", "report/web", "zoo/data", "zoo/model")
+
+
 class DocsError(Exception):
     """The documentation cannot be generated: the message says what is missing and where to add it."""
 
@@ -134,12 +138,12 @@ def _branches(files: list[str], directory: str, indent: str) -> Iterator[tuple[s
         last = entry == entries[-1]
         is_directory = (ROOT / entry).is_dir()
         yield f"{indent}{'└── ' if last else '├── '}{PurePosixPath(entry).name}{'/' if is_directory else ''}", entry
-        if is_directory and PurePosixPath(entry).parts[0] == "src":
+        if is_directory and PurePosixPath(entry).parts[0] == "src" and entry.removeprefix("src/dpc/") not in FOLDED:
             yield from _branches(files, entry, indent + ("    " if last else "│   "))
 
 
 def tree(_: str) -> list[str]:
-    """The annotated file tree: top-level entries, and every file of the package."""
+    """The annotated file tree: top-level entries, and every file of the package but for those of folded directories."""
     lines = list(_branches(tracked_files(), ".", ""))
     width = max(len(drawn) for drawn, _ in lines) + 2
     return ["```text", *(f"{drawn:<{width}}{note(path)}" for drawn, path in lines), "```"]
@@ -231,7 +235,11 @@ def results(argument: str) -> list[str]:
     """The table of ``docs/results/ARGUMENT.json``, a copy of a run's ``results.json``."""
     from dpc.report import markdown_table
 
-    return markdown_table(_kept(f"{argument}.json", "results.json")).splitlines()
+    kept = _kept(f"{argument}.json", "results.json")
+    try:
+        return markdown_table(kept).splitlines()
+    except ValueError as error:
+        raise DocsError(f"docs/results/{argument}.json is of another format: make and copy it again") from error
 
 
 def finding(argument: str) -> list[str]:

@@ -311,9 +311,7 @@ def test_a_prompt_is_calibrated_anew_with_other_settings(run: Path, rows: Path, 
     assert (stored["n"], stored["from"]["method"]["gamma"]) == (12, 10.0)
 
 
-def test_a_later_method_joins_the_table_and_a_short_answer_needs_no_trace(
-    run: Path, rows: Path, tmp_path: Path
-) -> None:
+def test_a_later_method_joins_the_table_and_short_answers_are_not_judged(run: Path, rows: Path, tmp_path: Path) -> None:
     command = ["eval", "--output", str(tmp_path), "--prompt", str(run / "prompt"), "--data", str(rows), "--limit", "8"]
     command += ["--set", "decoding.max_new_tokens=3", "--tau", "0.5"]
     assert run_command([*command, "--methods", "prompt_tuning"]) == 0
@@ -321,7 +319,7 @@ def test_a_later_method_joins_the_table_and_a_short_answer_needs_no_trace(
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["methods"]) == {"prompt_tuning", "dpc"}
     assert results["methods"]["dpc"]["versus_prompt_tuning"] is not None
-    assert not list(tmp_path.glob("maps/*"))
+    assert results["methods"]["dpc"]["trigger"]["not_judged"] == results["n"] == 8
 
 
 def test_a_prompt_for_another_model_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

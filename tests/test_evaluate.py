@@ -105,6 +105,20 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
         RecordFile(tmp_path / "records.jsonl").append([made_up("toy/0", True, True)])
 
 
+def test_a_file_that_can_not_be_opened_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RecordFile(tmp_path / "records.jsonl")
+    file.append([made_up("toy/0", True, True)])
+
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        with pytest.raises(UserError, match="Too many open files"):
+            file.append([made_up("toy/1", True, True)])
+    assert [record.example_id for record in file.read()] == ["toy/0"]
+
+
 def test_a_damaged_record_is_named_by_file_and_line(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "records.jsonl")
     file.append([made_up("toy/0", True, True)])

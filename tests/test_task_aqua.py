@@ -366,3 +366,19 @@ def test_flans_odd_rows(aqua: dict[str, list[Example]]) -> None:
     assert "\n(A) (2x + 3y)2\n" in everything[30].question
     left_out = {example.id for example in everything} - {example.id for example in aqua["train"]}
     assert left_out == {f"aqua/train/{number}" for number in (817, 1724, 1760, 2404)}
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("If A is correct, then x=1. But C is correct.", "C"),
+        ("Suppose the correct option is A. That is a contradiction. So the correct option is C.", "C"),
+        ("Assuming A is the correct answer we get 3. So the correct answer is C.", "C"),
+        ("Neither A nor B is correct. C is correct.", "C"),
+        ("(A) 21\n(B) 22\n(C) 24\nThe correct answer is C.", "C"),
+        ("Let's find the correct answer:\n(A) 21: too small\n(C) 24: fits. So C is correct.", "C"),
+        ("The correct answer is:\nC) 24", "C"),
+    ],
+)
+def test_what_is_supposed_or_gone_through_is_no_answer(text: str, letter: str) -> None:
+    assert extract_choice(text, ["21", "22", "24", "28", "30"]) == letter

@@ -224,3 +224,17 @@ def test_the_last_step_is_the_query_or_its_negation_and_no_test_of_either(pronto
     entity = by_id["prontoqa/test/example6"]
     assert entity.question.endswith("True or false: 31 is imaginary.")
     assert TASK.target(entity).endswith(" 31 is not imaginary.\nThe answer is False.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "We need to check whether the statement is true. Max is a cat. Therefore, the statement is false.",
+        "Let's determine if this is true. So the statement is false.",
+        "If the statement is true, then Max is sour. The statement is false.",
+        "Assume the statement is true. That contradicts it. So it is false.",
+        "It is not the case that the statement is true. It is false.",
+    ],
+)
+def test_a_truth_value_that_is_asked_or_supposed_is_no_answer(text: str) -> None:
+    assert extract_truth(text) == "False"

@@ -132,9 +132,9 @@ def search_heads(
     Every head that was tried is kept in ``act_search.jsonl``, so that an interrupted search goes on.
     Raises ``UserError`` for a question that doesn't fit the context, or no heads to try.
     """
-    held_out, act = replace(data, examples=data.examples[: settings.act.rows]), settings.act
+    held_out, act = _held_out(data, settings), settings.act
     room = settings.decoding.max_new_tokens or data.task.max_new_tokens
-    made_from = _made_from(lm, prompt, held_out, settings)
+    made_from = search_inputs(lm, prompt.sha256, data, settings)
     heads = heads_to_try(lm.layers, int(lm.model.config.num_attention_heads), act)
     requests = [Request(lm.encode(data.task.prompt(example)), prompt) for example in held_out.examples]
     for example, request in zip(held_out.examples, requests, strict=True):
@@ -204,13 +204,18 @@ def load_act(directory: Path, lm: FrozenLM, prompt: SoftPrompt, task: str, setti
     return stored
 
 
-def _made_from(lm: FrozenLM, prompt: SoftPrompt, data: Data, settings: Settings) -> dict[str, Any]:
+def _held_out(dev: Data, settings: Settings) -> Data:
+    return replace(dev, examples=dev.examples[: settings.act.rows])
+
+
+def search_inputs(lm: FrozenLM, prompt_sha256: str, dev: Data, settings: Settings) -> dict[str, Any]:
+    """What a search for heads is made from."""
     return {
         "model": describe_model(lm),
-        "prompt_sha256": prompt.sha256,
-        "data": data.describe(),
+        "prompt_sha256": prompt_sha256,
+        "data": _held_out(dev, settings).describe(),
         "act": settings.act.model_dump(),
-        "max_new_tokens": settings.decoding.max_new_tokens or data.task.max_new_tokens,
+        "max_new_tokens": settings.decoding.max_new_tokens or dev.task.max_new_tokens,
     }
 
 

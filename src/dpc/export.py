@@ -17,7 +17,7 @@ from pyarrow import parquet
 from dpc.errors import UserError
 from dpc.files import write_atomically
 from dpc.runs import RunDirectory
-from dpc.tasks import TASKS, Task, get_task
+from dpc.tasks import Task, task_of_run
 from dpc.tasks.base import Grader
 from dpc.types import Example, Generation, Record
 
@@ -98,12 +98,7 @@ class Export:
 
     def load_task(self, name: str | None) -> Task:
         """The run's task; ``name`` is needed for one that is a file. Raises ``UserError`` for another task."""
-        if name is None and self.task not in TASKS:
-            raise UserError(f"{self.path}: its task, {self.task}, does not come with dpc; pass --task, the task's file")
-        task = get_task(name or self.task)
-        if task.name != self.task:
-            raise UserError(f"--task {name}: is {task.name}, but {self.path} is a run of {self.task}")
-        return task
+        return task_of_run(self.task, name, self.path)
 
     def pairs(self, method: str) -> Iterator[tuple[int, Example, Record]]:
         """Number, example and record of each row that ``method`` answered, in the order of the rows."""

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from dpc.act_search import SEARCH, heads_to_try
+from dpc.act_search import SEARCH, heads_to_try, search_inputs
 from dpc.errors import UserError
 from dpc.estimate import (
     EFFICIENCY,
@@ -156,6 +156,9 @@ def look_at(run: RunDirectory, prepared: Prepared, settings: Settings) -> Progre
     if use_calibration(methods) and "calibrate" in stages and sha:
         known = stages["calibrate"]["from"]
         run.refuse_other("calibrate", known, calibration_inputs(_as_begun(lm, known), sha, splits["dev"], settings))
+    if "act" in methods and "act" in stages and sha:
+        known = stages["act"]["from"]
+        run.refuse_other("act", known, search_inputs(_as_begun(lm, known), sha, splits["dev"], settings))
     if "eval" in stages:
         known = stages["eval"]["from"]
         wanted = evaluation_inputs(_as_begun(lm, known), Setup(), splits["test"], settings)

@@ -75,7 +75,7 @@ class RecordFile:
     def append(self, records: Iterable[Record]) -> None:
         """Add records. On a full disk what was there stays whole, and a ``UserError`` says how to go on."""
         lines = b"".join(RECORD.dump_json(record) + b"\n" for record in records)
-        size = 0
+        size = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
@@ -84,8 +84,9 @@ class RecordFile:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            with suppress(OSError):
-                os.truncate(self.path, size)
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(self.path, size)
             raise UserError(
                 f"{self.path}: can't be written ({error.strerror}); the records made before are kept: "
                 "free space and give the same command again to go on"

@@ -15,7 +15,7 @@ from dpc.errors import UserError
 from dpc.flow import shallow_layers
 from dpc.lm import FrozenLM
 from dpc.soft_prompt import SoftPrompt
-from dpc.tasks import get_task
+from dpc.tasks import Task
 
 Load = Callable[[], tuple[FrozenLM, SoftPrompt]]
 """Loads model and prompt; called once, and only where something has to be measured."""
@@ -26,6 +26,7 @@ class Collector:
     """Measures instances of one evaluation, or finds them measured. dtype: the type that the model computes in."""
 
     evaluation: Evaluation
+    task: Task
     dtype: str
     store: Store
     load: Load
@@ -44,10 +45,6 @@ class Collector:
             raise UserError("--prompt: is not the prompt that the run was evaluated with; pass that one's folder")
         return lm, prompt
 
-    @cached_property
-    def _task(self) -> Any:
-        return get_task(self.evaluation.described["data"]["task"])
-
     def made_from(self, instance: Instance) -> dict[str, Any]:
         """What a measurement of an instance depends on."""
         described, settings = self.evaluation.described, self.evaluation.settings
@@ -57,7 +54,7 @@ class Collector:
             "prompt_sha256": described["prompt_sha256"],
             "head_reduction": settings.head_reduction,
             "shallow": [settings.shallow_start, settings.shallow_stop],
-            "question": self._task.prompt(instance.example),
+            "question": self.task.prompt(instance.example),
             "rationale": list(instance.rationale),
         }
 
@@ -73,7 +70,7 @@ class Collector:
         for start in range(0, len(left), size):
             batch = left[start : start + size]
             lm, prompt = self._loaded
-            questions = [lm.encode(self._task.prompt(i.example)) for i in batch]
+            questions = [lm.encode(self.task.prompt(i.example)) for i in batch]
             measured = measure_flows(lm, prompt, questions, [i.rationale for i in batch], self.evaluation.settings)
             for instance, flow in zip(batch, measured, strict=True):
                 self.store.save(flow, self.made_from(instance))
@@ -87,7 +84,7 @@ class Collector:
         found = self.store.load(InstanceMap, self.made_from(instance))
         if found is None:
             lm, prompt = self._loaded
-            question = lm.encode(self._task.prompt(instance.example))
+            question = lm.encode(self.task.prompt(instance.example))
             found = measure_map(lm, prompt, question, instance.rationale, self.evaluation.settings)
             self.store.save(found, self.made_from(instance))
         return found

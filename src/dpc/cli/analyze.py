@@ -27,6 +27,7 @@ from dpc.report.charts import Columns
 from dpc.report.plots import save_figure
 from dpc.runs import RunDirectory, source_state, versions
 from dpc.soft_prompt import SoftPrompt, load_adapter
+from dpc.tasks import task_of_run
 
 # A measured S_late this far from the recorded one, as a share, is no rounding any more.
 _FAR = 0.05
@@ -92,6 +93,7 @@ def analyze_with_progress(
     seed: int = 0,
     prompt_directory: Path | None = None,
     dtype: str | None = None,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """Make figures of a run that was evaluated with DPC; returns what ``analysis.json`` holds.
 
@@ -101,6 +103,7 @@ def analyze_with_progress(
     evaluation = read_evaluation(run)
     sample = draw(evaluation.instances, instances, seed)
     described = evaluation.described["model"]
+    known = task_of_run(evaluation.described["data"]["task"], task, run.path)
     folder, kind = Folder(run.path / "analysis"), dtype or str(described["dtype"])
     revision = run.manifest().get("config", {}).get("revision")
 
@@ -113,7 +116,7 @@ def analyze_with_progress(
         lm = load(str(described["name"]), kind, revision)
         return lm, load_adapter(lm, directory)
 
-    collector = Collector(evaluation, kind, Store(folder.path / "measured"), load_both)
+    collector = Collector(evaluation, known, kind, Store(folder.path / "measured"), load_both)
     with progress_bars() as bars:
         row = bars.add_task("analyze", total=len(sample.each()), note="")
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dpc.settings import Settings
 
 Model = Annotated[str, typer.Option(help="Hub id or local folder of a causal language model; `zoo` ships with dpc.")]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the model on the hub; none: its main branch.")
+]
 TaskName = Annotated[str, typer.Option("--task", help=f"Benchmark: {', '.join(TASKS)}, or a Python file with a TASK.")]
 Source = Annotated[
     str | None, typer.Option("--data", help="Hub id, folder or file of rows; none: the task's own source.")

@@ -83,7 +83,7 @@ def run_everything(
     steps.say("answer the test split")
     results = answer_with_progress(lm, prompt, splits["test"], recipe.methods, settings, output)
     if draws_figures(recipe):
-        _analyze(lm, run, steps)
+        _analyze(lm, run, recipe.task, steps)
     show_results(results, output)
 
 
@@ -132,7 +132,7 @@ def _search_heads(lm: FrozenLM, dev: Data, settings: Settings, run: RunDirectory
     run.finish("act", [run.prompt / ACT])
 
 
-def _analyze(lm: FrozenLM, run: RunDirectory, steps: _Steps) -> None:
+def _analyze(lm: FrozenLM, run: RunDirectory, task: str, steps: _Steps) -> None:
     # Imported here: figures that nobody asked for need no matplotlib.
     from dpc.cli.analyze import Folder, analyze_with_progress
 
@@ -143,7 +143,7 @@ def _analyze(lm: FrozenLM, run: RunDirectory, steps: _Steps) -> None:
         return
     steps.say(f"draw the paper's figures into {made.parent}")
     try:
-        analyze_with_progress(run, lambda *_: lm)
+        analyze_with_progress(run, lambda *_: lm, task=task)
     except UserError as error:
         screen.print(f"note: no figures: {error}", highlight=False, markup=False)
         return

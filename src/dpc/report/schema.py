@@ -175,6 +175,10 @@ def parse(results: Results | Mapping[str, Any]) -> Results:
 
 def read_results(path: Path) -> Results:
     """Read and check ``results.json``. Raises ``UserError`` where it is missing, damaged, or of another format."""
+    if not path.exists() and (seeds := sorted(path.parent.glob("seed-*"))):
+        raise UserError(
+            f"{path.parent}: holds several tuning seeds, each a run of its own; name one, such as {seeds[0]}"
+        )
     if not path.exists():
         raise UserError(f"{path}: no results there; make them with dpc run --output {path.parent}")
     value = read_json(path, "results file")

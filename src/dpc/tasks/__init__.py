@@ -13,7 +13,7 @@ from dpc.errors import UserError
 from dpc.tasks.base import Task, data_sha256, graded, read_jsonl
 from dpc.tasks.sources import jsonl_loader
 
-__all__ = ["TASKS", "Task", "data_sha256", "get_task", "graded", "jsonl_loader", "read_jsonl"]
+__all__ = ["TASKS", "Task", "data_sha256", "get_task", "graded", "jsonl_loader", "read_jsonl", "task_of_run"]
 
 TASKS = {
     "zoo": "dpc.tasks.zoo:TASK",
@@ -62,4 +62,17 @@ def _task_of_file(path: Path) -> Task:
     task = getattr(module, "TASK", None)
     if not isinstance(task, Task):
         raise UserError(f"{path}: has no TASK; end the file with TASK = Task(...), as docs/new-task.md shows")
+    return task
+
+
+def task_of_run(known: str, given: str | None, run: object) -> Task:
+    """The task of the run directory ``run``, which calls it ``known``; ``given`` is needed for one that is a file.
+
+    Raises ``UserError`` for another task, or where a file is needed and not given.
+    """
+    if given is None and known not in TASKS:
+        raise UserError(f"{run}: its task, {known}, does not come with dpc; pass --task, the task's file")
+    task = get_task(given or known)
+    if task.name != known:
+        raise UserError(f"--task {given}: is {task.name}, but {run} is a run of {known}")
     return task

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dpc.tasks.latex import plainly_equal
 
-_NEXT_PROBLEM = re.compile(r"\n[^\S\n]*Problem:")
+_NEXT_PROBLEM = re.compile(r"\n[^\S\n]*[#*]*[^\S\n]*(?:Problem(?: [0-9]+)?|Question)[*]*:")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # Without braces a box is meant to reach to the end of its formula.

@@ -46,6 +46,13 @@ _STATEMENTS = tuple(
 )
 _LEAD_IN = re.compile(r"(?:\b(?i:hence|thus|therefore|so|the|correct|right|answer|option|choice)\b|∴|=+>|[ ,(])*$")
 _REST = re.compile(r"[*_)\].,}]*(?i: is (?:the )?(?:(?:correct|right|best)\b ?)?(?:answer|option|choice)?)?[.!]?")
+# What is supposed, asked or denied in the same clause is stated by nobody.
+_SUPPOSED = re.compile(
+    r"\b(?i:if|whether|suppos(?:e|ing)|assum(?:e|es|ed|ing)|neither|not true that|not the case that)\b"
+    r"(?:(?!\bthen\b)[^.!?\n;,])*\Z"
+)
+# Options that are gone through on lines of their own, after words such as "the correct answer:".
+_LISTED = re.compile(r"[^\n]*\n\s*[*(\[]{0,3}[A-E][)\].:]")
 _LABELLED = re.compile(r"\s*[(\[]?([A-E])[)\].:]{1,2}\s*([^\n]+)")
 
 
@@ -110,9 +117,17 @@ def until_next_question(text: str) -> str:
 
 
 def first_match(patterns: Iterable[re.Pattern[str]], text: str) -> re.Match[str] | None:
-    """The match that starts first, of any of ``patterns``; the earlier pattern's where two start together."""
-    found = [match for pattern in patterns for match in [pattern.search(text)] if match]
-    return min(found, key=re.Match.start, default=None)
+    """The match that starts first, of any of ``patterns``; the earlier pattern's where two start together.
+
+    What follows a supposition in its clause ("if", "whether", "assume") is passed over, and so is the first of a list.
+    """
+    stated = (next((m for m in pattern.finditer(text) if _is_stated(m, text)), None) for pattern in patterns)
+    return min((match for match in stated if match), key=re.Match.start, default=None)
+
+
+def _is_stated(match: re.Match[str], text: str) -> bool:
+    begins_list = "\n" in match[0] and _LISTED.match(text, match.end())
+    return not begins_list and not _SUPPOSED.search(text, 0, match.start())
 
 
 def extract_choice(text: str, options: Sequence[str] = ()) -> str | None:
@@ -129,7 +144,8 @@ def extract_choice(text: str, options: Sequence[str] = ()) -> str | None:
     if canonical:
         return canonical[1]
     labelled = _LABELLED.match(text)
-    if labelled and _is_option(labelled[2], options[LETTERS.index(labelled[1]) :][:1]):
+    alone = labelled and not _LABELLED.match(text, labelled.end())
+    if labelled and alone and _is_option(labelled[2], options[LETTERS.index(labelled[1]) :][:1]):
         return labelled[1]
     first = first_match(_STATEMENTS, text)
     return next(letter for letter in first.groups() if letter).upper() if first else None

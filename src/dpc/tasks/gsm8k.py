@@ -30,6 +30,7 @@ _PREFIX = f"{_SIGN}?[$€£¥¢]?{_SIGN}?"
 _STRICT = re.compile(rf"####[^\S\n]*({_PREFIX}[.,]*[0-9][0-9.,]*)")
 # After a digit or a bracket a minus subtracts: "20-13" ends in 13.
 _FLEXIBLE = re.compile(rf"(?:(?<![0-9)])|(?!{_SIGN}))({_PREFIX}\.?[0-9][0-9.,]*)")
+_NEXT_QUESTION = re.compile(r"\n\s*Question:")
 _MARK = re.compile(r"<<[^<>\n]*>>")
 _DROPPED = re.compile("[,$€£¥¢%\u200b]")
 _DECIMAL = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
@@ -66,9 +67,10 @@ def extract_flexible(text: str) -> str | None:
     """The last number of ``text``, normalised; None where there is none.
 
     As ``flexible-extract`` of lm-evaluation-harness (``lm_eval/tasks/gsm8k/gsm8k.yaml``), but a minus between two
-    numbers belongs to neither. ``score`` never uses it: it also grades texts that never state an answer.
+    numbers belongs to neither. What follows a next ``Question:`` is not read, as there. ``score`` never uses it: it
+    also grades texts that never state an answer.
     """
-    matches = _FLEXIBLE.findall(text)
+    matches = _FLEXIBLE.findall(_NEXT_QUESTION.split(text, maxsplit=1)[0])
     return normalize_number(matches[-1]) if matches else None
 
 

@@ -20,6 +20,8 @@ _DROPPED = re.compile(r"\\\$|\$|€|£|\\?%|\^\{?\\circ\}?|\\degree(?![A-Za-z])"
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
 _UNIT = re.compile(r"(?:(?<=[0-9})])|(?<=\\pi))\s*\\(?:text|textrm|mbox|mathrm)\s*\{\s*([^{}]*)\}(?:\^\{?[0-9]\}?)?$")
 _HALF_DAY = re.compile(r"\s*[ap]\.?\s?m\.?\s*", re.IGNORECASE)
+# Words after a number that are more than its unit.
+_AMOUNT = re.compile(r"\b(?:or|and|more|less|dozen|hundred|thousand|million|billion)\b", re.IGNORECASE)
 _TIME = re.compile(r"[0-9]{1,2}(?::[0-9]{2})?\s*[ap]\.?\s?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+)(\.\d+)?")
 _LEADING_DOT = re.compile(r"(?<![0-9.])\.(?=[0-9])")
@@ -57,7 +59,7 @@ def normalize(answer: str) -> str:
     """
     text = tidy(answer)
     unit = _UNIT.search(text)
-    if unit and not _HALF_DAY.fullmatch(unit[1]):
+    if unit and not _HALF_DAY.fullmatch(unit[1]) and not _AMOUNT.search(unit[1]):
         text = text[: unit.start()]
     text = _TEXT.sub(r"\1", _DROPPED.sub("", text))
     text = " ".join(text.split()).rstrip(".").strip()

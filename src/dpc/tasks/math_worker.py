@@ -24,7 +24,8 @@ def equal(gold: str, answer: str) -> bool:
     from math_verify import LatexExtractionConfig, parse, verify
 
     both = [parse(rf"\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=None) for text in (gold, answer)]
-    return bool(verify(both[0], both[1], timeout_seconds=None))
+    # An interval may be answered by the inequality that says the same.
+    return bool(verify(both[0], both[1], timeout_seconds=None, allow_set_relation_comp=True))
 
 
 def main(cpu_seconds: float) -> None:

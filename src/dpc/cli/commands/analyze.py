@@ -23,6 +23,9 @@ def analyze(
     prompt: Annotated[Path | None, typer.Option(help="Folder of the run's prompt; none: the run's own.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, float64; none: the run's.")] = None,
     device: Device = "auto",
+    task: Annotated[
+        str | None, typer.Option(help="The run's benchmark, where it is a file of your own; none: as the run says.")
+    ] = None,
 ) -> None:
     """Draw the paper's figures from the flow of information in a run's instances, with data, tests and captions."""
     from dpc.cli.analyze import analyze_with_progress, figure_names
@@ -36,4 +39,5 @@ def analyze(
         seed=seed,
         prompt_directory=prompt,
         dtype=dtype,
+        task=task,
     )

@@ -7,13 +7,26 @@ from typing import Annotated, Literal
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Limit, Model, Set, Source, TaskName, load_data, load_model, settings_for
+from dpc.cli.options import (
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Revision,
+    Set,
+    Source,
+    TaskName,
+    load_data,
+    load_model,
+    settings_for,
+)
 from dpc.errors import UserError
 
 
 def calibrate(
     prompt: Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")],
     model: Model = "zoo",
+    revision: Revision = None,
     task: TaskName = "zoo",
     data: Source = None,
     split: Annotated[str, typer.Option(help="Split to choose on.")] = "dev",
@@ -34,4 +47,4 @@ def calibrate(
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)
     run = {"dpc": calibrate_with_progress, "act": calibrate_act_with_progress}[method]
-    run(load_model(model, dtype, device), prompt, rows, chosen, prompt)
+    run(load_model(model, dtype, device, revision), prompt, rows, chosen, prompt)

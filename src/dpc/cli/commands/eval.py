@@ -14,6 +14,7 @@ from dpc.cli.options import (
     Model,
     Output,
     Prompt,
+    Revision,
     Set,
     Source,
     TaskName,
@@ -29,6 +30,7 @@ def evaluate(
     output: Output,
     prompt: Prompt = None,
     model: Model = "zoo",
+    revision: Revision = None,
     task: TaskName = "zoo",
     data: Source = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
@@ -47,4 +49,4 @@ def evaluate(
     check_methods(names)
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)
-    evaluate_with_progress(load_model(model, dtype, device), prompt, rows, names, chosen, output, tau)
+    evaluate_with_progress(load_model(model, dtype, device, revision), prompt, rows, names, chosen, output, tau)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Prompt, Set, TaskName, Tau, load_model, settings_for
+from dpc.cli.options import Device, Dtype, Model, Prompt, Revision, Set, TaskName, Tau, load_model, settings_for
 
 
 def generate(
@@ -16,6 +16,7 @@ def generate(
     ],
     prompt: Prompt = None,
     model: Model = "zoo",
+    revision: Revision = None,
     task: TaskName = "zoo",
     method: Annotated[str, typer.Option(help="One method.")] = "dpc",
     tau: Tau = None,
@@ -29,6 +30,8 @@ def generate(
 
     chosen, known = settings_for(model, settings), get_task(task)
     questions = read_questions(source)
-    for line in generate_lines(load_model(model, dtype, device), known, questions, method, prompt, tau, chosen):
+    for line in generate_lines(
+        load_model(model, dtype, device, revision), known, questions, method, prompt, tau, chosen
+    ):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Set, TaskName, Tau, load_model, settings_for
+from dpc.cli.options import Device, Dtype, Model, Revision, Set, TaskName, Tau, load_model, settings_for
 
 
 def lab(
@@ -15,6 +15,7 @@ def lab(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine alone; 0: any that is free.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     model: Model = "zoo",
+    revision: Revision = None,
     task: TaskName = "zoo",
     tau: Tau = None,
     settings: Set = None,
@@ -27,4 +28,4 @@ def lab(
     from dpc.tasks import get_task
 
     chosen, known = settings_for(model, settings), get_task(task)
-    run_lab(Session(load_model(model, dtype, device), known, prompt, tau, chosen), port, open_browser)
+    run_lab(Session(load_model(model, dtype, device, revision), known, prompt, tau, chosen), port, open_browser)

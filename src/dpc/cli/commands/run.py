@@ -10,6 +10,10 @@ from dpc.cli.options import METHOD_NAMES, Output, Set, method_names
 from dpc.errors import UserError
 from dpc.tasks import TASKS
 
+RunTask = Annotated[
+    str | None, typer.Option(help=f"Benchmark: {', '.join(TASKS)}, or a Python file with a TASK. [else zoo]")
+]
+
 
 def run(
     output: Output,
@@ -23,7 +27,7 @@ def run(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the model on the hub. [else its main branch]")
     ] = None,
-    task: Annotated[str | None, typer.Option(help=f"Benchmark: {', '.join(TASKS)}. [else zoo]")] = None,
+    task: RunTask = None,
     data: Annotated[
         str | None, typer.Option(help="Hub id, folder or file of rows. [else the task's own source]")
     ] = None,

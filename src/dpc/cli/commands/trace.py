@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Set, TaskName, Tau, load_model, settings_for
+from dpc.cli.options import Device, Dtype, Model, Revision, Set, TaskName, Tau, load_model, settings_for
 
 
 def trace(
@@ -18,6 +18,7 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
     token: Annotated[int | None, typer.Option(help="Soft token to mask; none: the one that gathers most.")] = None,
     model: Model = "zoo",
+    revision: Revision = None,
     task: TaskName = "zoo",
     tau: Tau = None,
     settings: Set = None,
@@ -30,5 +31,5 @@ def trace(
     from dpc.tasks import get_task
 
     chosen, known = settings_for(model, settings), get_task(task)
-    session = Session(load_model(model, dtype, device), known, prompt, tau, chosen)
+    session = Session(load_model(model, dtype, device, revision), known, prompt, tau, chosen)
     show_trace(session, question, token, as_json=as_json, npz=npz, html=html)

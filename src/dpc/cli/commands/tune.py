@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Set, Source, TaskName, load_data, load_model, settings_for
+from dpc.cli.options import Device, Dtype, Model, Revision, Set, Source, TaskName, load_data, load_model, settings_for
 
 
 def tune(
     output: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     model: Model = "zoo",
+    revision: Revision = None,
     task: TaskName = "zoo",
     data: Source = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a tuning that was interrupted.")] = False,
@@ -25,4 +26,4 @@ def tune(
 
     chosen = settings_for(model, settings)
     train, dev = load_data(task, "train", data, chosen), load_data(task, "dev", data, chosen)
-    tune_with_progress(load_model(model, dtype, device), train, dev, chosen, output, resume)
+    tune_with_progress(load_model(model, dtype, device, revision), train, dev, chosen, output, resume)

@@ -378,6 +378,11 @@ def test_flans_odd_rows(aqua: dict[str, list[Example]]) -> None:
         ("(A) 21\n(B) 22\n(C) 24\nThe correct answer is C.", "C"),
         ("Let's find the correct answer:\n(A) 21: too small\n(C) 24: fits. So C is correct.", "C"),
         ("The correct answer is:\nC) 24", "C"),
+        (r"So $\boxed{C}$", "C"),
+        (r"So $\boxed{\text{C}}$", "C"),
+        (r"The answer is $\textbf{(C)}$.", "C"),
+        (r"Thus the answer is \(C\).", "C"),
+        ("The answer is `C`.", "C"),
     ],
 )
 def test_what_is_supposed_or_gone_through_is_no_answer(text: str, letter: str) -> None:

@@ -27,7 +27,8 @@ _LETTER = rf"(?:[(\[] ?([A-Ea-e]) ?[)\]]|{_BARE}){_NOT_DENIED}{_ALONE}"
 _IS = r"(?:[*_]{0,2}(?: ?[:=]| ?[-–—]+>?|(?i: (?:is|was|(?:must|will|would|should) be)\b))[*_]{0,2})"
 _BETWEEN = (
     r"[ \n]{0,3}[:,]? ?(?i:(?:therefore|thus|hence|clearly|simply)[ ,]+)?(?i:the )?(?i:(?:correct|right|best) )?"
-    r"(?:[(\[]?(?i:answer|option|choice|letter)\b:?)?[ \n]{0,3}[*_$\"'“]{0,3}(?:\\boxed\{)?(?:\\text\{)?"
+    r"(?:[(\[]?(?i:answer|option|choice|letter)\b:?)?[ \n]{0,3}[*_$\"'“`]{0,3}"
+    r"(?:\\\()?(?:\\boxed\{)?(?:\\text(?:bf)?\{)?"
 )
 _CANONICAL = re.compile(rf"(?i:the answer is) ?\(([A-E])\){_NOT_DENIED}{_ALONE}")
 _STATEMENTS = tuple(
@@ -41,6 +42,7 @@ _STATEMENTS = tuple(
         rf"^ ?(?i:(?:answer )?(?:option|choice)){_IS}? ?{_LETTER}[*_)\].]*$",
         rf"(?<![\w'’-])(?<!\bif )(?<!\band )(?<!\bor ){_LETTER}"
         r"(?= is (?i:correct|(?:the )?(?:correct|right|best) (?:answer|option|choice)|the (?:answer|option|choice))\b)",
+        rf"\\boxed\{{(?:\\text(?:bf)?\{{)?{_LETTER}",
         r"^[ *_(\[]{0,3}([A-E])[ *_)\].]{0,4}$",
     )
 )

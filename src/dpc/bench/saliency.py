@@ -114,6 +114,7 @@ SHORT = _point(512, 2.0, 1 / 3)
 
 def _over_length(bench: Bench) -> Iterator[Measured]:
     lengths = [256, 512, 1024] if bench.quick else [256, 512, 1024, 2048, 4096, 8192]
+    runs_each = 1 if bench.quick else min(bench.repeats, 3)
     runs: dict[str, dict[int, Alone]] = {name: {} for name in SUBJECTS}
     stopped = ""
     for length in lengths:
@@ -121,7 +122,7 @@ def _over_length(bench: Bench) -> Iterator[Measured]:
             if name == "naive" and (stopped := stopped or _too_much(runs[name], length)):
                 continue
             try:
-                alone = [run_alone(subject, {"length": length}) for _ in range(1 if bench.quick else 3)]
+                alone = [run_alone(subject, {"length": length}) for _ in range(runs_each)]
             except Unavailable as error:
                 if name != "naive" or not runs[name]:
                     raise

@@ -78,7 +78,7 @@ LIKE = (
     "tenth of the first pass, and tracing one that triggered about as much as answering it"
 )
 SHORT = "over 130 positions naive's whole matrices are small and quick, and most of its time is generation"
-CACHE = "ours is mostly the cache of 64 slots at full length; over 130 positions naive's whole matrices are small"
+CACHE = "ours is mostly the cache of 64 slots; over 130 positions naive's whole matrices are small"
 # The target of the first stands with its measurement: it depends on the trigger rate.
 POINT = Point(
     {PRICE: None, FASTER: Target(">=", 6.0, SHORT), EQUAL: Target(">=", 1.0), MEMORY: Target("<=", 0.5, CACHE)},

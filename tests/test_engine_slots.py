@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpc.engine import Decoded, Decoder, Request
 from dpc.engine.drafts import FirstAnswerDraft, SharedDraft
+from dpc.engine.packed import Reading, pack
 from dpc.engine.plain import greedy
 from dpc.engine.slot_model import SlotModel
 from dpc.errors import UserError
@@ -218,7 +219,7 @@ def test_a_step_never_waits_for_the_device() -> None:
     lm = lm_with_many_ends("llama")
     model = SlotModel(lm, 4)
     with torch.no_grad():
-        model.extend([0, 1, 2, 3], [[20, 21, 22]] * 4, [0] * 4, 1, False)
+        model.read([Reading(row, 0, [20, 21, 22]) for row in range(4)], False)
         with Reads() as reads:
             model.steps([30, 31, 32, 33], [3, 3, 3, 3], 8, True)
         assert reads.count == 0
@@ -245,7 +246,7 @@ def test_several_steps_at_once_write_what_single_steps_write() -> None:
     for count in (1, 6):
         model = SlotModel(lm, 2)
         with torch.no_grad():
-            tokens = model.extend([0, 1], texts, [0, 0], 1, False)[:, 0].tolist()
+            tokens = [token for [token] in model.read([Reading(row, 0, text) for row, text in enumerate(texts)], False)]
             written, positions = [], [3, 5]
             while len(written) < 6:
                 written += model.steps(tokens, positions, count, False).tolist()
@@ -292,10 +293,57 @@ def test_what_others_wrote_is_proposed_token_after_token() -> None:
     assert draft.propose([1, 2, 3, 4], 3) == (5, 6)
     assert draft.propose([9, 3, 4], 1) == (5,)
     draft.learn([8, 3, 4, 7], 1)
-    # Longer agreement first, and the later of two continuations.
+    # Longer agreement first; of two continuations of the same tokens the later one.
     assert draft.propose([1, 2, 3, 4], 1) == (5,)
     assert draft.propose([9, 3, 4], 1) == (7,)
     assert draft.propose([4], 2) == ()
+
+
+def test_a_continuation_that_was_steady_counts_more_than_a_longer_one_seen_once() -> None:
+    draft = SharedDraft()
+    for _ in range(8):
+        draft.learn([9, 3, 4, 5], 1)
+    draft.learn([1, 2, 3, 4, 6], 1)
+    assert draft.propose([1, 2, 3, 4], 1) == (5,)
+
+
+def test_a_draft_ends_where_it_is_no_longer_sure_enough() -> None:
+    sure, unsure = SharedDraft(0.7), SharedDraft(0.0)
+    for draft in (sure, unsure):
+        for _ in range(8):
+            draft.learn([2, 3, 4], 1)
+        draft.learn([2, 3, 4, 5], 1)
+    assert sure.propose([2, 3], 4) == (4,)
+    assert unsure.propose([2, 3], 4) == (4, 5)
+
+
+@given(st.data())
+def test_a_pack_holds_every_token_once_and_its_grids_know_where(data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True))
+    readings = []
+    for row in rows:
+        tokens = data.draw(st.lists(st.integers(1, 99), min_size=1, max_size=data.draw(st.sampled_from([3, 40]))))
+        kept = data.draw(st.integers(1, len(tokens)))
+        readings.append(Reading(row, data.draw(st.integers(0, 20)), tokens, kept))
+    packed = pack(readings, torch.device("cpu"))
+    assert len(packed.ids) == sum(len(reading.tokens) for reading in readings)
+    seen = {
+        (int(row), int(at)): int(token)
+        for row, at, token in zip(packed.rows, packed.positions, packed.ids, strict=True)
+    }
+    assert seen == {(r.row, r.start + i): token for r in readings for i, token in enumerate(r.tokens)}
+    for reading, share in zip(readings, packed.shares, strict=True):
+        assert packed.ids[packed.kept[share]].tolist() == list(reading.tokens)[-reading.kept :]
+    attended = []
+    for grid in packed.grids:
+        cached = torch.arange(10)[grid.rows]
+        tokens = grid.tokens.flatten()[grid.places]
+        # A token reads the row that it belongs to.
+        assert torch.equal(cached.repeat_interleave(grid.tokens.shape[1])[grid.places], packed.rows[tokens])
+        assert grid.length > int(packed.positions[tokens].max())
+        attended += tokens.tolist()
+    # What attention gives back, grid after grid, stands in the pack's order.
+    assert attended == list(range(len(packed.ids)))
 
 
 def test_answers_alike_cost_fewer_passes_than_they_have_tokens() -> None:
@@ -313,7 +361,7 @@ def test_answers_alike_cost_fewer_passes_than_they_have_tokens() -> None:
 def test_memory_follows_the_longest_answer_not_the_longest_that_was_allowed() -> None:
     lm = tiny_lm("llama")
     model = SlotModel(lm, 2)
-    model.extend([0, 1], [[20, 21, 22], [40, 41]], [0, 0], 1, trail=False)
+    model.read([Reading(0, 0, [20, 21, 22]), Reading(1, 0, [40, 41])], trail=False)
     assert model.capacity == 64
     model.steps([23, 42], [3, 2], 60, trail=False)
     assert model.capacity == 64
@@ -324,6 +372,6 @@ def test_memory_follows_the_longest_answer_not_the_longest_that_was_allowed() ->
 def test_rows_that_end_at_the_context_write_on_where_the_model_has_positions() -> None:
     lm = tiny_lm("gpt2")
     model = SlotModel(lm, 1)
-    model.extend([0], [[20] * (lm.context - 2)], [0], 1, trail=False)
+    model.read([Reading(0, 0, [20] * (lm.context - 2))], trail=False)
     model.steps([21], [lm.context - 2], 8, trail=False)
     assert model.capacity == lm.context

@@ -117,9 +117,10 @@ class DecodingSettings(_Group):
         True, description="let the second pass check the first answer in one pass, and go on where they part"
     )
     draft_tokens: int = Field(
-        3,
+        8,
         ge=0,
-        description="tokens proposed a pass, from the first answer or from what others wrote; 0: one token a pass",
+        description="tokens proposed a pass at most, from the first answer or from what others wrote; 0: none, one "
+        "token a pass",
     )
     local_trigger: bool = Field(
         True, description="judge R from the last block alone, on what decoding left there; false: a whole backward pass"

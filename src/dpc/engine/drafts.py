@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Tokens that must agree before a text is taken to go on as another did; longer agreement is tried first.
-NGRAMS = (4, 3, 2)
+# Tokens that must agree before a text is taken to go on as the first answer did; longer agreement is tried first.
+_AGREEING = (4, 3, 2)
+# Tokens whose successor is remembered. Short ones know turns of phrase, long ones what was computed from what.
+_CONTEXTS = (6, 4, 3, 2)
+LONGEST = _CONTEXTS[0]
+# A continuation seen this often in a row is as sure as any.
+_SUREST = 8
 
 
 class FirstAnswerDraft:
@@ -14,7 +19,7 @@ class FirstAnswerDraft:
     def __init__(self, first: Sequence[int]) -> None:
         self._first = tuple(first)
         self._after: dict[tuple[int, ...], list[int]] = {}
-        for size in NGRAMS:
+        for size in _AGREEING:
             for stop in range(size, len(self._first)):
                 self._after.setdefault(self._first[stop - size : stop], []).append(stop)
 
@@ -23,7 +28,7 @@ class FirstAnswerDraft:
 
         Of several places the one nearest to where ``written`` stands: answers to one question go about in step.
         """
-        for size in NGRAMS:
+        for size in _AGREEING:
             places = self._after.get(tuple(written[-size:]))
             if places:
                 at = min(places, key=lambda place: abs(place - len(written)))
@@ -34,27 +39,48 @@ class FirstAnswerDraft:
 class SharedDraft:
     """For every pass: what followed, in any answer of the same stream, the tokens that a text ends with.
 
-    Answers to one benchmark under one prompt share their turns of phrase, and each teaches the next.
+    Answers to one benchmark under one prompt share their turns of phrase, and each teaches the next. least: how sure
+    all of a draft must be, from 0 (anything that was seen once) to 1 (nothing).
     """
 
-    def __init__(self) -> None:
-        self._next: dict[tuple[int, ...], int] = {}
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+        # What followed last, and how often in a row, less what was seen against it.
+        self._next: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def learn(self, text: Sequence[int], new: int) -> None:
-        """Take down what the last ``new`` tokens of ``text`` followed; of two continuations the later one counts."""
+        """Take down what the last ``new`` tokens of ``text`` followed."""
+        known, text = self._next, tuple(text)
         for at in range(len(text) - new, len(text)):
-            for size in NGRAMS:
+            token = text[at]
+            for size in _CONTEXTS:
                 if at >= size:
-                    self._next[tuple(text[at - size : at])] = text[at]
+                    context = text[at - size : at]
+                    before, sure = known.get(context, (token, 0))
+                    if before == token:
+                        known[context] = token, min(sure + 1, _SUREST)
+                    else:
+                        known[context] = (before, sure // 2) if sure > 1 else (token, 0)
 
     def propose(self, text: Sequence[int], most: int) -> tuple[int, ...]:
-        """Up to ``most`` tokens, each from those before it; fewer where nothing is known."""
-        tail = list(text[-NGRAMS[0] :])
+        """Up to ``most`` tokens, each from those before it; fewer where too little is known.
+
+        Of the contexts that a text ends with, the one whose continuation was the steadiest counts, then the longest.
+        """
+        tail, known = tuple(text[-LONGEST:]), self._next
         proposed: list[int] = []
+        chance = 1.0
         while len(proposed) < most:
-            found = next((self._next[key] for size in NGRAMS if (key := tuple(tail[-size:])) in self._next), None)
-            if found is None:
+            token, surest = -1, -1
+            for size in _CONTEXTS:
+                found = known.get(tail[-size:])
+                if found is not None and found[1] > surest:
+                    token, surest = found
+            if surest < 0:
                 break
-            proposed.append(found)
-            tail.append(found)
+            chance *= (surest + 0.5) / (surest + 1.5)
+            if chance < self._least:
+                break
+            proposed.append(token)
+            tail = (*tail, token)
         return tuple(proposed)

@@ -5,6 +5,9 @@ https://huggingface.co/docs/transformers/en/attention_interface
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,9 +17,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from dpc.capture import read_call
+from dpc.engine.packed import Pack
 from dpc.position_mask import position_mask
 
 IMPLEMENTATION = "dpc_slots"
+_PACK: ContextVar[Pack | None] = ContextVar("dpc_slots_pack", default=None)
 
 
 def register() -> None:
@@ -25,21 +30,46 @@ def register() -> None:
     AttentionMaskInterface.register(IMPLEMENTATION, position_mask)
 
 
+@contextmanager
+def packed_as(pack: Pack | None) -> Iterator[None]:
+    """Say how the tokens of the passes made inside are packed; None: one token a row, the rows a batch."""
+    token = _PACK.set(pack)
+    try:
+        yield
+    finally:
+        _PACK.reset(token)
+
+
 def _attention(
     module: torch.nn.Module,
     query: Float[Tensor, "row head time d"],
-    key: Float[Tensor, "row kv_head position d"],
-    value: Float[Tensor, "row kv_head position v"],
-    attention_mask: Float[Tensor, "row 1 time position"],
+    key: Float[Tensor, "slot kv_head position d"],
+    value: Float[Tensor, "slot kv_head position v"],
+    attention_mask: Float[Tensor, "row 1 time seen"],
     **keywords: Any,
 ) -> tuple[Tensor, None]:
-    call = read_call(module, query, key, value, attention_mask, keywords)
+    pack = _PACK.get()
+    if pack is None:
+        return _attend(module, query, key, value, attention_mask, keywords), None
+    tokens, parts = query[0].transpose(0, 1), []
+    for grid, mask in zip(pack.grids, pack.masks(attention_mask), strict=True):
+        read = [part[grid.rows, :, : grid.length] for part in (key, value)]
+        output = _attend(module, tokens[grid.tokens].transpose(1, 2), *read, mask, keywords)
+        parts.append(output.flatten(0, 1)[grid.places])
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+
+
+def _attend(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, keywords: dict[str, Any]
+) -> Float[Tensor, "row time head v"]:
+    call = read_call(module, query, key, value, mask, keywords)
     if call.softcap is not None or call.sinks is not None or key.shape[-1] != value.shape[-1]:
-        return call.output().transpose(1, 2).contiguous(), None
+        return call.output().transpose(1, 2).contiguous()
     rows, heads, time, width = query.shape
     groups = heads // key.shape[1]
-    # The heads of a group stand as more query rows of their one key-value head, which then need not be repeated.
-    packed = query.reshape(rows, key.shape[1], groups * time, width)
-    mask = attention_mask if time == 1 else attention_mask.repeat(1, 1, groups, 1)
-    output = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=call.scale)
-    return output.view(rows, heads, time, width).transpose(1, 2).reshape(rows, time, heads, width), None
+    if groups > 1:
+        # The heads of a group stand as more query rows of their one key-value head, which then need not be repeated.
+        query = query.reshape(rows, key.shape[1], groups * time, width)
+        mask = mask if time == 1 else mask.repeat(1, 1, groups, 1)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=call.scale)
+    return output.reshape(rows, heads, time, width).transpose(1, 2).contiguous()

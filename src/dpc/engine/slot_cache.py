@@ -16,13 +16,13 @@ from dpc.prefix import PromptPrefix
 class Window:
     """Which part of the cache the next forward pass writes and reads.
 
-    rows: of the cache, ascending. leading: whether they are ``0 .. len(rows) - 1``, so that reading needs no copy.
-    positions: where each row's new tokens stand. length: positions that are read, ``0 .. length - 1``.
+    rows, positions: where each new token stands. leading: how many rows from the first on are read; None: attention
+    chooses among all of them. length: positions that are read, ``0 .. length - 1``.
     """
 
-    rows: Int[Tensor, " row"]
-    leading: bool
-    positions: Int[Tensor, "row time"]
+    rows: Int[Tensor, " token"]
+    positions: Int[Tensor, " token"]
+    leading: int | None
     length: int
 
 
@@ -59,10 +59,12 @@ class SlotLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         window = self.window
-        self.keys[window.rows[:, None], :, window.positions] = key_states.transpose(1, 2)
-        self.values[window.rows[:, None], :, window.positions] = value_states.transpose(1, 2)
-        rows = slice(0, len(window.rows)) if window.leading else window.rows
-        return self.keys[rows, :, : window.length], self.values[rows, :, : window.length]
+        # A batch of one token a row and a sequence of packed tokens are the same list of tokens.
+        self.keys[window.rows, :, window.positions] = key_states.transpose(1, 2).flatten(0, 1)
+        self.values[window.rows, :, window.positions] = value_states.transpose(1, 2).flatten(0, 1)
+        if window.leading is None:
+            return self.keys, self.values
+        return self.keys[: window.leading, :, : window.length], self.values[: window.leading, :, : window.length]
 
     def grow(self, capacity: int) -> None:
         """Make room for ``capacity`` positions."""

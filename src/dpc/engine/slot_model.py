@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dpc.blocks import decoder_blocks
 from dpc.capture import check_reproduces
+from dpc.engine.packed import Reading, pack
 from dpc.engine.request import Trail
-from dpc.engine.slot_attention import IMPLEMENTATION, register
+from dpc.engine.slot_attention import IMPLEMENTATION, packed_as, register
 from dpc.engine.slot_cache import SlotCache, Window
 from dpc.implementation import AttentionImplementation
 from dpc.lm import FrozenLM
@@ -36,6 +37,7 @@ class SlotModel:
         self._last_block = decoder_blocks(lm.model)[-1]
         self._cache = SlotCache(lm.layers, slots, 0)
         self._hidden: Tensor | None = None
+        self._fronts: list[PromptPrefix | None] = [None] * slots
 
     def _reserve(self, positions: int) -> None:
         """Make room for sequences of ``positions``; what rows hold is kept."""
@@ -47,56 +49,56 @@ class SlotModel:
             self._hidden = None if self._hidden is None else _grown(self._hidden, positions)
             self.capacity = positions
 
+    @torch.inference_mode()
     def insert(self, rows: Sequence[int], prefixes: Sequence[PromptPrefix | None]) -> None:
         """Put the keys and values of soft prompts at the front of rows."""
         for row, prefix in zip(rows, prefixes, strict=True):
-            if prefix is not None:
+            # What stands in front stays there: nothing after it writes over it.
+            if prefix is not None and self._fronts[row] is not prefix:
                 self._reserve(len(prefix))
                 self._cache.insert(row, prefix)
+            self._fronts[row] = prefix
 
+    @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of one row to another."""
         self._cache.move(source, target, length)
+        self._fronts[target] = self._fronts[source]
         if self._hidden is not None:
             self._hidden[target, :length] = self._hidden[source, :length]
 
-    def extend(
-        self, rows: Sequence[int], texts: Sequence[Sequence[int]], starts: Sequence[int], keep: int, trail: bool
-    ) -> Int[Tensor, "row keep"]:
-        """Read another text in every row, and say what greedy decoding would write after its last ``keep`` tokens.
+    @torch.inference_mode()
+    def read(self, readings: Sequence[Reading], trail: bool) -> list[list[int]]:
+        """One pass over what rows read; for each what greedy decoding would write after its last ``kept`` tokens."""
+        self._reserve(max(reading.stop for reading in readings))
+        packed = pack(readings, self.lm.device)
+        window = Window(packed.rows, packed.positions, None, packed.length)
+        with packed_as(packed):
+            logits = self._forward(self.lm.model, packed.ids[None], packed.positions[None], window, packed.kept, trail)
+        predicted: list[int] = logits[0].argmax(-1).tolist()
+        return [predicted[share] for share in packed.shares]
 
-        starts: the position of each text's first token. Shorter texts stand to the right; padding is out of the way.
-        """
-        length = max(start + len(text) for text, start in zip(texts, starts, strict=True))
-        self._reserve(length)
-        width = max(map(len, texts))
-        padding = [width - len(text) for text in texts]
-        ids = torch.tensor([[0] * pad + list(text) for pad, text in zip(padding, texts, strict=True)])
-        positions = torch.tensor(
-            [
-                [self.capacity] * pad + list(range(start, start + width - pad))
-                for pad, start in zip(padding, starts, strict=True)
-            ]
-        )
-        leading = list(rows) == list(range(len(rows)))
-        device = self.lm.device
-        window = Window(torch.tensor(rows, device=device), leading, positions.to(device), length)
-        return self._forward(ids.to(device), window, keep, trail).argmax(-1)
-
+    @torch.inference_mode()
     def steps(
-        self, tokens: Sequence[int], positions: Sequence[int], count: int, trail: bool
+        self, tokens: Sequence[int], positions: Sequence[int | None], count: int, trail: bool
     ) -> Int[Tensor, "step row"]:
-        """Let the first ``len(tokens)`` rows write ``count`` tokens, each from its last token at its position."""
-        self._reserve(min(max(positions) + count, self.lm.context))
+        """Let the first ``len(tokens)`` rows write ``count`` tokens, each from its last token at its position.
+
+        A row without a position is run along and keeps what it holds.
+        """
+        last = max(position for position in positions if position is not None)
+        self._reserve(min(last + count, self.lm.context))
         device = self.lm.device
         rows = torch.arange(len(tokens), device=device)
-        ids = torch.tensor(tokens, device=device)[:, None]
-        at = torch.tensor(positions, device=device)[:, None]
+        ids = torch.tensor(tokens, device=device)
+        at = torch.tensor([self.capacity if p is None else p for p in positions], device=device)
         written = torch.empty(count, len(tokens), dtype=torch.long, device=device)
         for step in range(count):
-            window = Window(rows, True, at, min(max(positions) + step + 1, self.capacity))
-            ids = self._forward(ids, window, 1, trail).argmax(-1)
-            written[step] = ids[:, 0]
+            window = Window(rows, at, len(tokens), min(last + step + 1, self.capacity))
+            # To the model a row that has ended stands at position 0: a place that every model has.
+            place = at.masked_fill(at >= self.capacity, 0)
+            ids = self._forward(self._step, ids[:, None], place[:, None], window, 1, trail)[:, 0].argmax(-1)
+            written[step] = ids
             # Rows that ended between two looks write on, where nothing is read.
             at = (at + 1).clamp(max=self.capacity)
         return written
@@ -108,22 +110,26 @@ class SlotModel:
         return Trail(self._hidden[row, start:stop].clone(), keys, values)
 
     def _forward(
-        self, ids: Int[Tensor, "row time"], window: Window, keep: int, trail: bool
-    ) -> Float[Tensor, "row keep vocab"]:
-        # To the model padding stands at position 0: a place that every model has, and that is not masked whole.
-        position_ids = window.positions.masked_fill(window.positions >= self.capacity, 0)
+        self,
+        forward: Callable[..., Any],
+        ids: Int[Tensor, "row time"],
+        position_ids: Int[Tensor, "row time"],
+        window: Window,
+        keep: int | Int[Tensor, " kept"],
+        trail: bool,
+    ) -> Float[Tensor, "row kept vocab"]:
         self._cache.look_at(window, position_ids)
 
         def keep_hidden(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             hidden = arguments[0]
             if self._hidden is None:
                 self._hidden = hidden.new_zeros(self.slots, self.capacity + 1, hidden.shape[-1])
-            self._hidden.index_put_((window.rows[:, None], window.positions), hidden)
+            self._hidden.index_put_((window.rows, window.positions), hidden.flatten(0, 1))
 
         handle = self._last_block.register_forward_pre_hook(keep_hidden) if trail else None
         try:
             with self._implementation.switched(IMPLEMENTATION):
-                output = (self._step if ids.shape[1] == 1 else self.lm.model)(
+                output = forward(
                     input_ids=ids,
                     position_ids=position_ids,
                     past_key_values=self._cache,

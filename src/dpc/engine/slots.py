@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dpc.engine.drafts import NGRAMS, FirstAnswerDraft, SharedDraft
+from dpc.engine.drafts import LONGEST, FirstAnswerDraft, SharedDraft
+from dpc.engine.packed import Reading
 from dpc.engine.request import Decoded, Request, check_fits
 from dpc.engine.slot_model import SlotModel
 from dpc.prefix import PrefixStore
@@ -16,10 +17,12 @@ from dpc.types import Finish, Generation
 
 # Where reading a token means waiting for the device, several steps are made between two looks.
 _STEPS_ON_GPU = 8
-# A pass over questions reads at most this many tokens, so that activations stay in a CPU's cache, and memory in bounds.
-_TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**11, 2**14
+# Questions that enter bring at most this many tokens into a pass, so that activations stay in a CPU's cache.
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**10, 2**14
 # A draft needs logits at every position: at most this many numbers in one pass.
 _LOGITS_ELEMENTS = 2**26
+# How sure a draft must be. A CPU pays for every token that is tried in vain, a GPU for every pass.
+_SURE_ON_CPU, _SURE_ON_GPU = 0.4, 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,7 @@ class _Slot:
     limit: int
     written: list[int] = field(default_factory=list)
     finish: Finish | None = None
+    entering: bool = True
     forward_passes: int = 0
     seconds: float = 0.0
     first: FirstAnswerDraft | None = None
@@ -39,11 +43,10 @@ class _Slot:
         """Where the last token that was written stands."""
         return len(self.request) + len(self.written) - 1
 
-    @property
-    def tail(self) -> Sequence[int]:
-        """The last tokens of question and answer, as many as drafts look at."""
-        written = self.written[-NGRAMS[0] :]
-        return [*self.request.question[-NGRAMS[0] :], *written] if len(written) < NGRAMS[0] else written
+    def tail(self, tokens: int) -> Sequence[int]:
+        """The last ``tokens`` tokens of question and answer."""
+        missing = tokens - len(self.written)
+        return [*self.request.question[-missing:], *self.written] if missing > 0 else self.written[-tokens:]
 
     def take(self, tokens: Sequence[int], end_ids: Sequence[int]) -> None:
         """Add what the model wrote, up to the end of the answer."""
@@ -56,11 +59,6 @@ class _Slot:
                 self.written.append(token)
                 self.finish = "length" if len(self.written) == self.limit else None
 
-    def agreed(self, draft: Sequence[int], predicted: Sequence[int]) -> Sequence[int]:
-        """What greedy decoding writes where ``predicted`` stood after each token of a draft: one more than agree."""
-        same = next((i for i, token in enumerate(draft) if token != predicted[i]), len(draft))
-        return predicted[: same + 1]
-
 
 class SlotDecoder:
     """A scheduler: which instance has which row, and what the next pass does."""
@@ -70,116 +68,92 @@ class SlotDecoder:
         self._draft_tokens = draft_tokens
         self._rows: list[_Slot | None] = [None] * model.slots
         self._end_ids = model.lm.end_ids
-        self._shared = SharedDraft()
+        on_cpu = model.lm.device.type == "cpu"
+        self._tokens, self._steps = (_TOKENS_ON_CPU, 1) if on_cpu else (_TOKENS_ON_GPU, _STEPS_ON_GPU)
+        self._shared = SharedDraft(_SURE_ON_CPU if on_cpu else _SURE_ON_GPU)
 
     @torch.no_grad()
     def stream(self, queue: list[Request]) -> Iterator[Decoded]:
         """Answer what is in ``queue``, longest first; more may be put there while answers are taken."""
         while queue or self._running():
-            free = len(self._rows) - len(self._running())
-            if queue and (free >= max(1, len(self._rows) // 8) or free == len(self._rows)):
-                self._admit(queue)
-            elif drafts := self._drafts():
-                self._verify(drafts)
+            self._admit(queue)
+            drafts = {row: self._draft(slot) for row, slot in self._running()}
+            if any(drafts.values()) or any(slot.entering for _, slot in self._running()):
+                self._read(drafts)
             else:
                 self._step()
             yield from self._leave()
             if not queue:
                 self._close_ranks()
 
-    def _running(self) -> list[int]:
-        return [row for row, slot in enumerate(self._rows) if slot is not None]
+    def _running(self) -> list[tuple[int, _Slot]]:
+        return [(row, slot) for row, slot in enumerate(self._rows) if slot is not None]
 
     def _admit(self, queue: list[Request]) -> None:
-        """Fill free rows: one pass reads their questions, and drafts along with them."""
-        lm = self._model.lm
-        queue.sort(key=lambda request: len(request.question) + len(request.draft))
+        """Fill free rows, as far as one pass can read the questions and drafts that come with them."""
         rows = [row for row, slot in enumerate(self._rows) if slot is None]
-        entering: list[Request] = []
-        while queue and len(entering) < len(rows) and self._fits_in_a_pass([*entering, queue[-1]]):
-            check_fits(lm, queue[-1], f"question {queue[-1].tag + 1}")
+        if not queue or not rows:
+            return
+        queue.sort(key=lambda request: len(request.question) + len(request.draft))
+        lm, entering, tokens, kept = self._model.lm, [], 0, 0
+        while queue and len(entering) < len(rows):
+            request = queue[-1]
+            tokens, kept = tokens + len(request.question) + len(request.draft), kept + len(request.draft) + 1
+            if entering and (tokens > self._tokens or kept * lm.vocab_size > _LOGITS_ELEMENTS):
+                break
+            check_fits(lm, request, f"question {request.tag + 1}")
             entering.append(queue.pop())
-        rows, context = rows[: len(entering)], lm.context
-        limits = [min(self._max_new_tokens, context - len(request)) for request in entering]
-        drafts = [request.draft[:limit] for request, limit in zip(entering, limits, strict=True)]
-        for row, request, limit, draft in zip(rows, entering, limits, drafts, strict=True):
-            first = FirstAnswerDraft(draft) if draft and self._draft_tokens else None
-            self._rows[row] = _Slot(request, limit, first=first)
+        rows = rows[: len(entering)]
         prompts = {r.soft_prompt.sha256: r.soft_prompt for r in entering if r.soft_prompt is not None}
         prefixes = dict(zip(prompts, self._prefixes.get(list(prompts.values())), strict=True))
         self._model.insert(rows, [prefixes[r.soft_prompt.sha256] if r.soft_prompt else None for r in entering])
-        texts = [(*request.question, *draft) for request, draft in zip(entering, drafts, strict=True)]
-        self._extend(rows, texts, [request.prompt_length for request in entering], drafts)
+        for row, request in zip(rows, entering, strict=True):
+            limit = min(self._max_new_tokens, lm.context - len(request))
+            first = FirstAnswerDraft(request.draft[:limit]) if request.draft and self._draft_tokens else None
+            self._rows[row] = _Slot(request, limit, first=first)
 
-    def _fits_in_a_pass(self, entering: Sequence[Request]) -> bool:
-        if len(entering) == 1:
-            return True
-        lm, kept = self._model.lm, max(len(request.draft) for request in entering) + 1
-        width = max(len(request.question) + len(request.draft) for request in entering)
-        tokens = _TOKENS_ON_CPU if lm.device.type == "cpu" else _TOKENS_ON_GPU
-        return len(entering) * width <= tokens and (
-            kept == 1 or len(entering) * kept * lm.vocab_size <= _LOGITS_ELEMENTS
-        )
-
-    def _drafts(self) -> dict[int, tuple[int, ...]]:
-        """What drafts propose for each running row; nothing where there is nothing to propose."""
-        if not self._draft_tokens:
-            return {}
-        drafts = {row: self._propose(row) for row in self._running()}
-        return drafts if any(drafts.values()) else {}
-
-    def _propose(self, row: int) -> tuple[int, ...]:
-        slot = self._rows[row]
-        assert slot is not None
+    def _draft(self, slot: _Slot) -> Sequence[int]:
+        """What an answer may say next: at first all that its request offers, then a few tokens a pass."""
+        if slot.entering:
+            return slot.request.draft[: slot.limit]
         most = min(self._draft_tokens, slot.limit - len(slot.written) - 1)
+        if most <= 0:
+            return ()
         known = slot.first.propose(slot.written, most) if slot.first else ()
-        return known or self._shared.propose(slot.tail, most)
+        return known or self._shared.propose(slot.tail(LONGEST), most)
 
-    def _verify(self, drafts: dict[int, tuple[int, ...]]) -> None:
-        """One pass over every running row and what is proposed for it."""
-        # Free rows below a running one are read along: the rows that lead the cache are read without copying them.
-        rows = list(range(max(drafts) + 1))
-        slots = [self._rows[row] for row in rows]
-        proposed = [drafts.get(row, ()) for row in rows]
-        texts = [(slot.written[-1] if slot else 0, *draft) for slot, draft in zip(slots, proposed, strict=True)]
-        self._extend(rows, texts, [slot.position if slot else 0 for slot in slots], proposed)
-
-    def _extend(
-        self,
-        rows: Sequence[int],
-        texts: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        drafts: Sequence[Sequence[int]],
-    ) -> None:
-        """A pass over texts that end with drafts; each row takes what agrees, and the token after it."""
+    def _read(self, drafts: dict[int, Sequence[int]]) -> None:
+        """One pass over every running row and its draft; each takes what agrees, and the token after it."""
         began = time.perf_counter()
-        keep = max(map(len, drafts)) + 1
-        predicted = self._model.extend(rows, texts, starts, keep, self._trail(rows)).tolist()
-        taking = [
-            (slot, *more) for row, *more in zip(rows, drafts, predicted, strict=True) if (slot := self._rows[row])
-        ]
-        seconds = (time.perf_counter() - began) / len(taking)
-        for slot, draft, tokens in taking:
-            self._take(slot, slot.agreed(draft, tokens[keep - 1 - len(draft) :]))
+        readings = []
+        for row, slot in self._running():
+            new = slot.request.question if slot.entering else slot.written[-1:]
+            start = slot.request.prompt_length if slot.entering else slot.position
+            readings.append(Reading(row, start, [*new, *drafts[row]], len(drafts[row]) + 1))
+        predicted = self._model.read(readings, self._trail())
+        seconds = (time.perf_counter() - began) / sum(len(reading.tokens) for reading in readings)
+        for reading, tokens in zip(readings, predicted, strict=True):
+            slot = self._rows[reading.row]
+            assert slot is not None
+            same = next((i for i, token in enumerate(drafts[reading.row]) if token != tokens[i]), reading.kept - 1)
+            self._take(slot, tokens[: same + 1])
+            slot.entering = False
             slot.forward_passes += 1
-            slot.seconds += seconds
+            slot.seconds += seconds * len(reading.tokens)
 
     def _step(self) -> None:
         """One token in every running row, or several on a device that would make us wait for each."""
-        running = self._running()
-        count = 1 if self._model.lm.device.type == "cpu" else _STEPS_ON_GPU
         began = time.perf_counter()
-        # A free row below a running one is decoded along, at position 0: cheaper than moving rows about.
-        slots = self._rows[: running[-1] + 1]
+        running = self._running()
+        # A free row below a running one is decoded along: cheaper than moving rows about.
+        slots = self._rows[: running[-1][0] + 1]
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
-        positions = [slot.position if slot else 0 for slot in slots]
-        written = self._model.steps(tokens, positions, count, self._trail(running)).tolist()
+        written = self._model.steps(tokens, [slot and slot.position for slot in slots], self._steps, self._trail())
+        columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
-        for row in running:
-            slot = slots[row]
-            assert slot is not None
+        for row, slot in running:
             before = len(slot.written)
-            self._take(slot, [step[row] for step in written])
+            self._take(slot, columns[row])
             slot.forward_passes += len(slot.written) - before + (slot.finish == "eos")
             slot.seconds += seconds
 
@@ -188,15 +162,13 @@ class SlotDecoder:
         slot.take(tokens, self._end_ids)
         if self._draft_tokens:
             new = len(slot.written) - before
-            self._shared.learn([*slot.request.question[-NGRAMS[0] :], *slot.written][-NGRAMS[0] - new :], new)
+            self._shared.learn(slot.tail(LONGEST + new), new)
 
-    def _trail(self, rows: Sequence[int]) -> bool:
-        return any(slot.request.trail for row in rows if (slot := self._rows[row]) is not None)
+    def _trail(self) -> bool:
+        return any(slot.request.trail for _, slot in self._running())
 
     def _leave(self) -> Iterator[Decoded]:
-        for row in self._running():
-            slot = self._rows[row]
-            assert slot is not None
+        for row, slot in self._running():
             if slot.finish is None:
                 continue
             self._rows[row] = None
@@ -212,9 +184,6 @@ class SlotDecoder:
         gaps = [row for row in range(len(running)) if self._rows[row] is None]
         if len(gaps) < max(1, len(running) // 8):
             return
-        for gap in gaps:
-            last = self._running()[-1]
-            slot = self._rows[last]
-            assert slot is not None
+        for gap, (last, slot) in zip(gaps, reversed(running), strict=False):
             self._model.move(last, gap, slot.position)
             self._rows[gap], self._rows[last] = slot, None

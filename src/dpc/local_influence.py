@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -21,7 +22,7 @@ from dpc.blocks import Around, Forward, pass_through, replaced_forward
 from dpc.capture import capture_attention, check_reproduces
 from dpc.engine import Decoded
 from dpc.lm import FrozenLM
-from dpc.saliency import saliency_block
+from dpc.saliency import gradient_scale, loss_gradient, saliency_block
 from dpc.types import HeadReduction
 
 _NO_LABEL = -100
@@ -49,16 +50,20 @@ def local_influence(
     seen = _Seen()
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, decoded)
-        around = _only_the_last(lm.layers, batch.hidden)
-        with replaced_forward(lm.model, around), capture_attention(lm.model, [lm.layers - 1], seen):
-            logits = lm.model(
-                inputs_embeds=batch.hidden, position_ids=batch.positions, past_key_values=batch.cache, use_cache=True
-            ).logits
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
-        labels = batch.labels.to(logits.device)
-        tokens = cross_entropy(precise, labels.flatten(), ignore_index=_NO_LABEL, reduction="none").view_as(labels)
-        losses = tokens.sum(1) / (labels != _NO_LABEL).sum(1)
-        [gradient] = torch.autograd.grad(losses.sum(), seen.output)
+        with replaced_forward(lm.model, seen.only_the_last(lm.layers, batch.hidden)):
+            with capture_attention(lm.model, [lm.layers - 1], seen):
+                # The head is asked for no position here: it has a way of its own, below.
+                lm.model(
+                    inputs_embeds=batch.hidden,
+                    position_ids=batch.positions,
+                    past_key_values=batch.cache,
+                    use_cache=True,
+                    logits_to_keep=torch.empty(0, dtype=torch.long, device=lm.device),
+                )
+        losses, gradient = loss_gradient(lm, seen.hidden.detach(), batch.labels)
+        scale = gradient_scale(lm)
+        [scaled] = torch.autograd.grad(seen.hidden, seen.output, gradient * scale)
+        gradient = scaled / scale
     longest = max(each.request.prompt_length for each in decoded)
     scores = saliency_block(seen.call, gradient, seen.call.rows, slice(0, longest), head_reduction)
     return [
@@ -75,22 +80,29 @@ def _influence(scores: Float[Tensor, "row prompt"], decoded: Decoded) -> Float[T
 
 
 class _Seen:
-    """Cuts the graph at the output of the last attention, the one place whose gradient is asked for."""
+    """The last block: its attention, where the graph begins, as nothing before it is asked for, and what comes out."""
 
     call: AttentionCall
     output: Tensor
+    hidden: Tensor
 
     def __call__(self, layer: int, call: AttentionCall, output: Tensor) -> Tensor:
         self.call, self.output = call.detach(), output.detach().requires_grad_()
         return self.output
 
+    def only_the_last(self, layers: int, hidden: Tensor) -> Around:
+        """The last block reads ``hidden``; those before it hand on what they get."""
 
-def _only_the_last(layers: int, hidden: Tensor) -> Around:
-    # Handed in at the block and not as inputs alone: models add positions to their inputs, or scale them.
-    def around(layer: int, forward: Forward) -> Forward:
-        return pass_through if layer < layers - 1 else lambda _, *rest, **keywords: forward(hidden, *rest, **keywords)
+        # Handed in at the block and not as inputs alone: models add positions to their inputs, or scale them.
+        def around(layer: int, forward: Forward) -> Forward:
+            def last(_: Tensor, *rest: Any, **keywords: Any) -> Any:
+                output = forward(hidden, *rest, **keywords)
+                self.hidden = output[0] if isinstance(output, tuple) else output
+                return output
 
-    return around
+            return pass_through if layer < layers - 1 else last
+
+        return around
 
 
 @dataclass(frozen=True, slots=True, eq=False)

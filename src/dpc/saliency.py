@@ -142,16 +142,32 @@ def _block_by_block(
     lm: FrozenLM, batch: _Batch, prefix: PromptPrefix, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
     walk = walk_forward(lm, batch.embedded, prefix, layers[0])
-    losses, gradient = _head(lm, walk.hidden, batch.labels)
-    walk_backward(lm, walk, gradient, layers, reduce)
+    losses, gradient = loss_gradient(lm, walk.hidden, batch.labels)
+    scale = gradient_scale(lm)
+    walk_backward(
+        lm, walk, gradient * scale, layers, lambda layer, call, scaled: reduce(layer, call, scaled / scale)
+    )
     return losses
 
 
-def _head(
+def gradient_scale(lm: FrozenLM) -> float:
+    """What a loss is multiplied by on the way back, and its gradient divided by where it is used.
+
+    Of a model that is sure of its tokens, gradients times attention are smaller than a float's normal numbers, and a
+    CPU is many times slower with those. A power of two changes no digit. Half precision has no room for it.
+    """
+    return 1.0 if lm.dtype == torch.float16 else 2.0**48
+
+
+def loss_gradient(
     lm: FrozenLM, hidden: Float[Tensor, "batch row d"], labels: Int[Tensor, "batch row"]
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch row d"]]:
-    """Losses, and their gradient at ``hidden``: norm and head run over a few positions at a time."""
-    labelled = (labels != _NO_LABEL).any(0).nonzero().flatten().tolist()
+    """The mean cross-entropy of each instance in nats a token, and its gradient at what comes out of the last block.
+
+    labels: the token that each position is asked for, negative for none. Norm and head run over a few positions at a
+    time, so that logits are never there for all of them.
+    """
+    labelled = (labels >= 0).any(0).nonzero().flatten().tolist()
     size = max(1, _LOGITS // (len(hidden) * lm.vocab_size))
     losses, gradient = hidden.new_zeros(len(hidden)).float(), torch.zeros_like(hidden)
     for at in range(0, len(labelled), size):
@@ -166,6 +182,7 @@ def _head(
 
 def _in_one_graph(lm: FrozenLM, batch: _Batch, layers: tuple[int, ...], reduce: Reduce) -> Float[Tensor, " batch"]:
     leaf: list[Tensor] = []
+    scale = gradient_scale(lm)
 
     def visit(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
         if layer == layers[0]:
@@ -178,14 +195,14 @@ def _in_one_graph(lm: FrozenLM, batch: _Batch, layers: tuple[int, ...], reduce: 
             )
         pending = [call.detach()]
         # Popped, so that this layer's queries, keys and values go before the next layer is reduced.
-        output.register_hook(lambda gradient: reduce(layer, pending.pop(), gradient))
+        output.register_hook(lambda scaled: reduce(layer, pending.pop(), scaled / scale))
         return output
 
     first, last = min(s.rationale.start for s in batch.spans) - 1, max(s.rationale.stop for s in batch.spans) - 1
     with capture_attention(lm.model, layers, visit):
         logits = lm.logits_at(batch.embedded, torch.arange(first, last))
     losses = _losses(logits, batch.labels, slice(first, last))
-    torch.autograd.grad(losses.sum(), leaf)
+    torch.autograd.grad(losses.sum() * scale, leaf)
     return losses.detach()
 
 

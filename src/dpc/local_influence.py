@@ -50,16 +50,16 @@ def local_influence(
     seen = _Seen()
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, decoded)
-        with replaced_forward(lm.model, seen.only_the_last(lm.layers, batch.hidden)):
-            with capture_attention(lm.model, [lm.layers - 1], seen):
-                # The head is asked for no position here: it has a way of its own, below.
-                lm.model(
-                    inputs_embeds=batch.hidden,
-                    position_ids=batch.positions,
-                    past_key_values=batch.cache,
-                    use_cache=True,
-                    logits_to_keep=torch.empty(0, dtype=torch.long, device=lm.device),
-                )
+        only_the_last = seen.only_the_last(lm.layers, batch.hidden)
+        with replaced_forward(lm.model, only_the_last), capture_attention(lm.model, [lm.layers - 1], seen):
+            # The head is asked for no position here: it has a way of its own, below.
+            lm.model(
+                inputs_embeds=batch.hidden,
+                position_ids=batch.positions,
+                past_key_values=batch.cache,
+                use_cache=True,
+                logits_to_keep=torch.empty(0, dtype=torch.long, device=lm.device),
+            )
         losses, gradient = loss_gradient(lm, seen.hidden.detach(), batch.labels)
         scale = gradient_scale(lm)
         [scaled] = torch.autograd.grad(seen.hidden, seen.output, gradient * scale)

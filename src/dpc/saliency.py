@@ -144,9 +144,7 @@ def _block_by_block(
     walk = walk_forward(lm, batch.embedded, prefix, layers[0])
     losses, gradient = loss_gradient(lm, walk.hidden, batch.labels)
     scale = gradient_scale(lm)
-    walk_backward(
-        lm, walk, gradient * scale, layers, lambda layer, call, scaled: reduce(layer, call, scaled / scale)
-    )
+    walk_backward(lm, walk, gradient * scale, layers, lambda layer, call, scaled: reduce(layer, call, scaled / scale))
     return losses
 
 

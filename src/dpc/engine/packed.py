@@ -1,4 +1,4 @@
-"""Tokens of many rows side by side in one sequence, so that no token of a pass is padding; attention alone sees a grid."""
+"""Tokens of many rows side by side in one sequence: no token of a pass is padding, and only attention sees a grid."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def _attention(
         return _attend(module, query, key, value, attention_mask, keywords), None
     tokens, parts = query[0].transpose(0, 1), []
     for grid, mask in zip(pack.grids, pack.masks(attention_mask), strict=True):
-        read = [part[grid.rows, :, : grid.length] for part in (key, value)]
-        output = _attend(module, tokens[grid.tokens].transpose(1, 2), *read, mask, keywords)
+        keys, values = (part[grid.rows, :, : grid.length] for part in (key, value))
+        output = _attend(module, tokens[grid.tokens].transpose(1, 2), keys, values, mask, keywords)
         parts.append(output.flatten(0, 1)[grid.places])
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
@@ -41,7 +44,7 @@ class SlotLayer(CacheLayerMixin):
         if self.is_initialized:
             return
         self.keys, self.values = (
-            states.new_zeros(self.slots, states.shape[1], self.capacity, states.shape[3])
+            unwritten(states, self.slots, states.shape[1], self.capacity, states.shape[3])
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -135,6 +138,15 @@ class SlotCache(Cache):
 
 def _grown(old: Tensor | None, capacity: int) -> Tensor:
     assert old is not None
-    new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
+    new = unwritten(old, *old.shape[:2], capacity, old.shape[3])
     new[:, :, : old.shape[2]] = old
     return new
+
+
+def unwritten(like: Tensor, *shape: int) -> Tensor:
+    """Zeros of the type and device of ``like``; on a CPU with Unix, memory is taken up only as it is written to."""
+    count = math.prod(shape)
+    if not count or like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return like.new_zeros(shape)
+    pages = mmap.mmap(-1, count * like.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=like.dtype, count=count).view(shape)

@@ -14,7 +14,7 @@ from dpc.capture import check_reproduces
 from dpc.engine.packed import Reading, pack
 from dpc.engine.request import Trail
 from dpc.engine.slot_attention import IMPLEMENTATION, packed_as, register
-from dpc.engine.slot_cache import SlotCache, Window
+from dpc.engine.slot_cache import SlotCache, Window, unwritten
 from dpc.implementation import AttentionImplementation
 from dpc.lm import FrozenLM
 from dpc.prefix import PromptPrefix
@@ -38,6 +38,12 @@ class SlotModel:
         self._cache = SlotCache(lm.layers, slots, 0)
         self._hidden: Tensor | None = None
         self._fronts: list[PromptPrefix | None] = [None] * slots
+
+    @torch.inference_mode()
+    def expect(self, positions: int) -> None:
+        """Be ready for sequences of up to ``positions``, where what is not written to costs nothing."""
+        if self.lm.device.type == "cpu":
+            self._reserve(min(positions, self.lm.context))
 
     def _reserve(self, positions: int) -> None:
         """Make room for sequences of ``positions``; what rows hold is kept."""
@@ -123,7 +129,7 @@ class SlotModel:
         def keep_hidden(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             hidden = arguments[0]
             if self._hidden is None:
-                self._hidden = hidden.new_zeros(self.slots, self.capacity + 1, hidden.shape[-1])
+                self._hidden = unwritten(hidden, self.slots, self.capacity + 1, hidden.shape[-1])
             self._hidden.index_put_((window.rows, window.positions), hidden.flatten(0, 1))
 
         handle = self._last_block.register_forward_pre_hook(keep_hidden) if trail else None
@@ -144,6 +150,6 @@ class SlotModel:
 
 
 def _grown(old: Float[Tensor, "slot position d"], positions: int) -> Float[Tensor, "slot position_now d"]:
-    new = old.new_zeros(old.shape[0], positions + 1, old.shape[2])
+    new = unwritten(old, old.shape[0], positions + 1, old.shape[2])
     new[:, : old.shape[1]] = old
     return new

@@ -75,6 +75,7 @@ class SlotDecoder:
     @torch.no_grad()
     def stream(self, queue: list[Request]) -> Iterator[Decoded]:
         """Answer what is in ``queue``, longest first; more may be put there while answers are taken."""
+        self._model.expect(max(map(len, queue), default=0) + self._max_new_tokens)
         while queue or self._running():
             self._admit(queue)
             drafts = {row: self._draft(slot) for row, slot in self._running()}
@@ -95,7 +96,8 @@ class SlotDecoder:
         if not queue or not rows:
             return
         queue.sort(key=lambda request: len(request.question) + len(request.draft))
-        lm, entering, tokens, kept = self._model.lm, [], 0, 0
+        lm, tokens, kept = self._model.lm, 0, 0
+        entering: list[Request] = []
         while queue and len(entering) < len(rows):
             request = queue[-1]
             tokens, kept = tokens + len(request.question) + len(request.draft), kept + len(request.draft) + 1
@@ -125,17 +127,15 @@ class SlotDecoder:
     def _read(self, drafts: dict[int, Sequence[int]]) -> None:
         """One pass over every running row and its draft; each takes what agrees, and the token after it."""
         began = time.perf_counter()
-        readings = []
-        for row, slot in self._running():
+        running, readings = self._running(), []
+        for row, slot in running:
             new = slot.request.question if slot.entering else slot.written[-1:]
             start = slot.request.prompt_length if slot.entering else slot.position
             readings.append(Reading(row, start, [*new, *drafts[row]], len(drafts[row]) + 1))
         predicted = self._model.read(readings, self._trail())
         seconds = (time.perf_counter() - began) / sum(len(reading.tokens) for reading in readings)
-        for reading, tokens in zip(readings, predicted, strict=True):
-            slot = self._rows[reading.row]
-            assert slot is not None
-            same = next((i for i, token in enumerate(drafts[reading.row]) if token != tokens[i]), reading.kept - 1)
+        for (row, slot), reading, tokens in zip(running, readings, predicted, strict=True):
+            same = next((i for i, token in enumerate(drafts[row]) if token != tokens[i]), reading.kept - 1)
             self._take(slot, tokens[: same + 1])
             slot.entering = False
             slot.forward_passes += 1
@@ -148,7 +148,8 @@ class SlotDecoder:
         # A free row below a running one is decoded along: cheaper than moving rows about.
         slots = self._rows[: running[-1][0] + 1]
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
-        written = self._model.steps(tokens, [slot and slot.position for slot in slots], self._steps, self._trail())
+        positions = [slot.position if slot else None for slot in slots]
+        written = self._model.steps(tokens, positions, self._steps, self._trail())
         columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
         for row, slot in running:

@@ -14,7 +14,7 @@ from dpc.capture import check_reproduces
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
 from dpc.prefix import compute_prefixes
-from dpc.saliency import prompt_saliency
+from dpc.saliency import SaliencyWay, prompt_saliency
 from dpc.types import Saliency
 from tests.eager_oracle import (
     PROMPT,
@@ -37,22 +37,24 @@ shared_lm = functools.cache(tiny_lm)
 
 def saliency(lm: FrozenLM, case: Instance, **options: Any) -> Saliency:
     prompt, question, rationale = case
-    [result] = prompt_saliency(lm, prompt, [question], [rationale], **options)
+    [result] = prompt_saliency(lm, prompt, [question], [rationale], **{"way": "by block", **options})
     return result
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
 @pytest.mark.parametrize("layers", [None, [1], [0, 2]])
-def test_block_by_block_after_a_prefix_equals_the_whole_sequence_in_one_graph(
-    architecture: str, layers: list[int] | None
+@pytest.mark.parametrize("way", ["by block", "one graph"])
+def test_rows_after_a_prefix_tell_what_the_whole_sequence_tells(
+    architecture: str, layers: list[int] | None, way: SaliencyWay
 ) -> None:
     lm = shared_lm(architecture)
     cases = [instance(lm, seed, 5 - 5 * seed, 11 + 3 * seed) for seed in range(2)]
     arguments = (lm, cases[0][0], [case[1] for case in cases], [case[2] for case in cases], layers)
-    for ours, plain in zip(prompt_saliency(*arguments), prompt_saliency(*arguments, plain=True), strict=True):
-        assert layer_errors(ours.scores, plain.scores) < 1e-5
-        assert (ours.spans, ours.layers) == (plain.spans, plain.layers)
-        assert ours.loss == pytest.approx(plain.loss, rel=1e-6)
+    made, expected = (prompt_saliency(*arguments, way=each) for each in (way, "whole"))
+    for ours, whole in zip(made, expected, strict=True):
+        assert layer_errors(ours.scores, whole.scores) < 1e-5
+        assert (ours.spans, ours.layers) == (whole.spans, whole.layers)
+        assert ours.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -60,7 +62,7 @@ def test_the_whole_sequence_in_one_graph_is_exact_in_float64(architecture: str) 
     lm = shared_lm(architecture, torch.float64) if architecture in COMPUTES_IN_FLOAT64 else float64_lm(architecture)
     case = instance(lm)
     truth = prompt_columns(oracle(lm, case, register_reference()))
-    assert layer_errors(saliency(lm, case, plain=True).scores, truth) < 1e-9
+    assert layer_errors(saliency(lm, case, way="whole").scores, truth) < 1e-9
 
 
 def test_a_prefix_at_hand_is_used() -> None:
@@ -85,7 +87,7 @@ def test_the_loss_of_the_first_token_after_an_empty_question_counts(vectors: int
     lm = shared_lm("gpt2")
     prompt, _, rationale = instance(lm)
     case = (prompt[:vectors], [], rationale)
-    ours, plain = saliency(lm, case), saliency(lm, case, plain=True)
+    ours, plain = saliency(lm, case), saliency(lm, case, way="whole")
     assert ours.loss == pytest.approx(plain.loss, rel=1e-6)
     assert layer_errors(ours.scores, plain.scores) < 1e-5
 
@@ -128,7 +130,7 @@ def test_products_are_not_made_again_on_the_way_back(architecture: str) -> None:
         return counted.flops
 
     # Blocks 1 and 2 keep all of theirs, so running fewer positions is all that is left.
-    assert products() < products(plain=True)
+    assert products() < products(way="whole")
 
 
 def test_a_model_that_changes_hidden_states_between_its_blocks_is_refused() -> None:
@@ -138,7 +140,7 @@ def test_a_model_that_changes_hidden_states_between_its_blocks_is_refused() -> N
     lm.model.model.layers[1].register_forward_hook(lambda module, args, out: out * 2)
     with pytest.raises(UserError, match="LlamaForCausalLM changes hidden states between its blocks"):
         saliency(lm, case)
-    assert saliency(lm, case, plain=True).scores.isfinite().all()
+    assert saliency(lm, case, way="whole").scores.isfinite().all()
 
 
 class Largest(TorchDispatchMode):

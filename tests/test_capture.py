@@ -129,7 +129,7 @@ def test_a_model_is_compared_with_its_own_attention_once() -> None:
     lm.model.register_forward_pre_hook(lambda module, args: passes.append(None))
     prompt, question, rationale = instance(lm)
     for expected in (3, 4, 5):
-        prompt_saliency(lm, prompt, [question], [rationale], plain=True)
+        prompt_saliency(lm, prompt, [question], [rationale], way="whole")
         assert len(passes) == expected
 
 

@@ -37,7 +37,7 @@ def test_equals_the_last_layer_of_the_whole_saliency(architecture: str, head_red
         assert each.request.soft_prompt is not None
         vectors, written = each.request.soft_prompt.vectors, each.generation.ids
         [whole] = prompt_saliency(
-            lm, vectors, [each.request.question], [written], [lm.layers - 1], head_reduction, plain=True
+            lm, vectors, [each.request.question], [written], [lm.layers - 1], head_reduction, way="whole"
         )
         expected = rationale_influence(whole)
         assert local.values.shape == expected.shape

@@ -66,7 +66,6 @@ def walk_forward(lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: P
     embedded: input embeddings, padded on the right. Raises ``UserError`` where blocks do not simply follow each other,
     or for attention that cannot be captured.
     """
-    batch, length, _ = embedded.shape
     steps: list[_Step] = []
     hidden = embedded
 
@@ -96,13 +95,8 @@ def walk_forward(lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: P
 
         return block
 
-    start = len(prefix)
-    ones = torch.ones(batch, start + length, dtype=torch.long, device=lm.device)
-    positions = torch.arange(start, start + length, device=lm.device).expand(batch, -1)
     with torch.no_grad(), capture_attention(lm.model, (), unchanged), replaced_forward(lm.model, around):
-        lm.forward(
-            inputs_embeds=embedded, attention_mask=ones, position_ids=positions, cache=_prefix_cache(prefix, batch)
-        )
+        lm.logits_at(embedded, torch.empty(0, dtype=torch.long), after(prefix, embedded))
     return Walk(hidden, first_layer, steps)
 
 
@@ -148,6 +142,23 @@ def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Floa
 
     with replaced_forward(lm.model, around):
         return lm.logits_at(torch.zeros_like(hidden), torch.arange(hidden.shape[1]))
+
+
+def after(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -> dict[str, Any]:
+    """What a model is told so that rows stand after ``prefix``; nothing for rows that begin a sequence."""
+    if prefix is None:
+        return {"use_cache": False}
+    batch, length, _ = embedded.shape
+    start, device = len(prefix), embedded.device
+    pairs = zip(prefix.keys, prefix.values, strict=True)
+    return {
+        "attention_mask": torch.ones(batch, start + length, dtype=torch.long, device=device),
+        "position_ids": torch.arange(start, start + length, device=device).expand(batch, -1),
+        "past_key_values": Cache(
+            layers=[_PrefixLayer(*(part.expand(batch, -1, -1, -1) for part in pair)) for pair in pairs]
+        ),
+        "use_cache": True,
+    }
 
 
 def unchanged(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
@@ -243,8 +254,3 @@ class _PrefixLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """No limit."""
         return -1
-
-
-def _prefix_cache(prefix: PromptPrefix, batch: int) -> Cache:
-    pairs = zip(prefix.keys, prefix.values, strict=True)
-    return Cache(layers=[_PrefixLayer(*(part.expand(batch, -1, -1, -1) for part in pair)) for pair in pairs])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -143,17 +145,21 @@ class FrozenLM:
         return logits
 
     def logits_at(
-        self, inputs_embeds: Float[Tensor, "batch time d"], positions: Int[Tensor, " kept"]
+        self,
+        inputs_embeds: Float[Tensor, "batch time d"],
+        positions: Int[Tensor, " kept"],
+        keywords: Mapping[str, Any] = MappingProxyType({"use_cache": False}),
     ) -> Float[Tensor, "batch kept vocab"]:
         """Teacher-forced logits at some positions, in float32 or better; padding, if any, stands on the right.
 
         Logits of whole sequences can outweigh the activations, and nearly every architecture can leave some out.
+        keywords: what else the model is told, such as the cache that the positions come after.
         """
         kept = positions.to(self.device)
         if "logits_to_keep" in signature(self.model.forward).parameters:
-            logits = self.model(inputs_embeds=inputs_embeds, use_cache=False, logits_to_keep=kept).logits
+            logits = self.model(inputs_embeds=inputs_embeds, logits_to_keep=kept, **keywords).logits
         else:
-            logits = self.model(inputs_embeds=inputs_embeds, use_cache=False).logits[:, kept]
+            logits = self.model(inputs_embeds=inputs_embeds, **keywords).logits[:, kept]
         precise: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return precise
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dpc.attention_call import AttentionCall, grouped_matmul
-from dpc.block_walk import Reduce, logits_of_hidden, unchanged, walk_backward, walk_forward
+from dpc.block_walk import Reduce, after, logits_of_hidden, unchanged, walk_backward, walk_forward
 from dpc.capture import capture_attention, check_reproduces
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
 from dpc.prefix import PromptPrefix, compute_prefixes
 from dpc.types import HeadReduction, Saliency, Spans
+
+SaliencyWay = Literal["auto", "by block", "one graph", "whole"]
 
 _NO_LABEL = -100
 # Numbers that a graph keeps in a block for each value of a hidden state, about; and how many in all are few (128 MB).
@@ -39,7 +41,7 @@ def prompt_saliency(
     head_reduction: HeadReduction = "abs_of_sum",
     *,
     prefix: PromptPrefix | None = None,
-    plain: bool = False,
+    way: SaliencyWay = "auto",
 ) -> list[Saliency]:
     """``I_l[i,j] = | sum_h A_h[i,j] * dL/dA_h[i,j] |`` (Eq 1) for the prompt columns j of each instance.
 
@@ -54,7 +56,9 @@ def prompt_saliency(
         layers: which layers, None for all; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
         prefix: keys and values of ``soft_prompt``, where they are at hand; computed here otherwise.
-        plain: run the whole sequence, prompt included, in one graph that is kept; slower, and the same result.
+        way: how the same numbers are computed. ``by block`` keeps one block's graph at a time, after the prefix;
+            ``one graph`` keeps that of all blocks; ``auto`` is the latter where it is small; ``whole`` runs the prompt
+            too, in one graph.
 
     Returns:
         One ``Saliency`` an instance, scores ``[layer, question and rationale row, prompt column]`` on the model's
@@ -71,7 +75,7 @@ def prompt_saliency(
         return []
     blocks: dict[int, Tensor] = {}
     # The loss of the first token after an empty question is found at the last soft token, which must run then.
-    start = 0 if plain else len(soft_prompt) - (not all(questions))
+    start = 0 if way == "whole" else len(soft_prompt) - (not all(questions))
     # Gradients are needed here even where the caller has switched them off.
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, soft_prompt, questions, rationales, start)
@@ -81,20 +85,16 @@ def prompt_saliency(
             columns = slice(0, len(soft_prompt))
             blocks[layer] = saliency_block(call, gradient, rows, columns, head_reduction).to(lm.device)
 
-        if plain:
-            losses = _in_one_graph(lm, batch, wanted, reduce)
+        before = _prefix(lm, soft_prompt, prefix, start) if start else None
+        if before is not None and (way == "by block" or (way == "auto" and not _one_graph_is_small(lm, batch))):
+            losses = _block_by_block(lm, batch, before, wanted, reduce)
         else:
-            losses = _block_by_block(lm, batch, _prefix(lm, soft_prompt, prefix, start), wanted, reduce)
+            losses = _in_one_graph(lm, batch, before, wanted, reduce)
     scores = torch.stack([blocks[layer] for layer in wanted], dim=1)
     return [
         _instance(scores[index], spans, wanted, loss, head_reduction)
         for index, (spans, loss) in enumerate(zip(batch.spans, losses.tolist(), strict=True))
     ]
-
-
-def one_graph_is_small(lm: FrozenLM, positions: int) -> bool:
-    """Whether a graph of all blocks over ``positions`` is too small for saving memory to be worth the time."""
-    return positions * lm.hidden_size * lm.layers * _KEPT_A_BLOCK <= _SMALL_GRAPH
 
 
 def walk_layers(
@@ -178,7 +178,14 @@ def loss_gradient(
     return losses, gradient
 
 
-def _in_one_graph(lm: FrozenLM, batch: _Batch, layers: tuple[int, ...], reduce: Reduce) -> Float[Tensor, " batch"]:
+def _one_graph_is_small(lm: FrozenLM, batch: _Batch) -> bool:
+    """Whether a graph of all blocks is too small for saving memory to be worth the time."""
+    return batch.embedded.numel() * lm.layers * _KEPT_A_BLOCK <= _SMALL_GRAPH
+
+
+def _in_one_graph(
+    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix | None, layers: tuple[int, ...], reduce: Reduce
+) -> Float[Tensor, " batch"]:
     leaf: list[Tensor] = []
     scale = gradient_scale(lm)
 
@@ -196,10 +203,12 @@ def _in_one_graph(lm: FrozenLM, batch: _Batch, layers: tuple[int, ...], reduce: 
         output.register_hook(lambda scaled: reduce(layer, pending.pop(), scaled / scale))
         return output
 
-    first, last = min(s.rationale.start for s in batch.spans) - 1, max(s.rationale.stop for s in batch.spans) - 1
+    labelled = (batch.labels >= 0).any(0).nonzero().flatten().tolist()
+    kept = slice(labelled[0], labelled[-1] + 1)
+    positions = torch.arange(kept.start, kept.stop)
     with capture_attention(lm.model, layers, visit):
-        logits = lm.logits_at(batch.embedded, torch.arange(first, last))
-    losses = _losses(logits, batch.labels, slice(first, last))
+        logits = lm.logits_at(batch.embedded, positions, after(prefix, batch.embedded))
+    losses = _losses(logits, batch.labels, kept)
     torch.autograd.grad(losses.sum() * scale, leaf)
     return losses.detach()
 

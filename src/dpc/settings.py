@@ -117,7 +117,7 @@ class DecodingSettings(_Group):
         True, description="let the second pass check the first answer in one pass, and go on where they part"
     )
     draft_tokens: int = Field(
-        8,
+        4,
         ge=0,
         description="tokens proposed a pass at most, from the first answer or from what others wrote; 0: none, one "
         "token a pass",

@@ -19,7 +19,7 @@ from dpc.flow import (
 )
 from dpc.flow_map import flow_map
 from dpc.lm import FrozenLM
-from dpc.saliency import one_graph_is_small, prompt_saliency
+from dpc.saliency import prompt_saliency
 from dpc.settings import MethodSettings
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import affected_share
@@ -37,9 +37,7 @@ def measure_flows(
 
     Raises ``UserError`` as ``prompt_saliency`` does.
     """
-    longest = max((len(q) + len(r) for q, r in zip(questions, rationales, strict=True)), default=0)
-    plain = one_graph_is_small(lm, len(questions) * (len(prompt.vectors) + longest))
-    found = prompt_saliency(lm, prompt.vectors, questions, rationales, None, settings.head_reduction, plain=plain)
+    found = prompt_saliency(lm, prompt.vectors, questions, rationales, None, settings.head_reduction)
     shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
     return [_flow(saliency, shallow) for saliency in found]
 

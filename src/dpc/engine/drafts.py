@@ -11,6 +11,8 @@ _CONTEXTS = (6, 4, 3, 2)
 LONGEST = _CONTEXTS[0]
 # A continuation seen this often in a row is as sure as any.
 _SUREST = 8
+# Below this steadiness the model's own guess is believed instead, and taken to be as sure as this.
+_STEADY, _OWN = 0.65, 0.4
 
 
 class FirstAnswerDraft:
@@ -62,25 +64,31 @@ class SharedDraft:
                     else:
                         known[context] = (before, sure // 2) if sure > 1 else (token, 0)
 
-    def propose(self, text: Sequence[int], most: int) -> tuple[int, ...]:
+    def propose(self, text: Sequence[int], most: int, guess: Sequence[int] = ()) -> tuple[int, ...]:
         """Up to ``most`` tokens, each from those before it; fewer where too little is known.
 
-        Of the contexts that a text ends with, the one whose continuation was the steadiest counts, then the longest.
+        guess: what the model itself wrote after a draft that was wrong. It counts where nothing steadier is known.
         """
-        tail, known = tuple(text[-LONGEST:]), self._next
+        tail = tuple(text[-LONGEST:])
         proposed: list[int] = []
         chance = 1.0
         while len(proposed) < most:
-            token, surest = -1, -1
-            for size in _CONTEXTS:
-                found = known.get(tail[-size:])
-                if found is not None and found[1] > surest:
-                    token, surest = found
-            if surest < 0:
-                break
-            chance *= (surest + 0.5) / (surest + 1.5)
-            if chance < self._least:
+            token, steady = self._steadiest(tail)
+            if steady < _STEADY and len(proposed) < len(guess):
+                own = guess[len(proposed)]
+                token, steady = own, max(_OWN, steady if own == token else 0.0)
+            chance *= steady
+            if not steady or chance < self._least:
                 break
             proposed.append(token)
             tail = (*tail, token)
         return tuple(proposed)
+
+    def _steadiest(self, tail: tuple[int, ...]) -> tuple[int, float]:
+        """What followed the end of ``tail``, and how steadily, from 0 (unknown) to 1: of all contexts the steadiest."""
+        token, surest = -1, -1
+        for size in _CONTEXTS:
+            found = self._next.get(tail[-size:])
+            if found is not None and found[1] > surest:
+                token, surest = found
+        return token, (surest + 0.5) / (surest + 1.5) if surest >= 0 else 0.0

@@ -22,7 +22,7 @@ _TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**10, 2**14
 # A draft needs logits at every position: at most this many numbers in one pass.
 _LOGITS_ELEMENTS = 2**26
 # How sure a draft must be. A CPU pays for every token that is tried in vain, a GPU for every pass.
-_SURE_ON_CPU, _SURE_ON_GPU = 0.4, 0.1
+_SURE_ON_CPU, _SURE_ON_GPU = 0.2, 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +37,7 @@ class _Slot:
     forward_passes: int = 0
     seconds: float = 0.0
     first: FirstAnswerDraft | None = None
+    guess: Sequence[int] = ()
 
     @property
     def position(self) -> int:
@@ -122,7 +123,7 @@ class SlotDecoder:
         if most <= 0:
             return ()
         known = slot.first.propose(slot.written, most) if slot.first else ()
-        return known or self._shared.propose(slot.tail(LONGEST), most)
+        return known or self._shared.propose(slot.tail(LONGEST), most, slot.guess)
 
     def _read(self, drafts: dict[int, Sequence[int]]) -> None:
         """One pass over every running row and its draft; each takes what agrees, and the token after it."""
@@ -137,6 +138,8 @@ class SlotDecoder:
         for (row, slot), reading, tokens in zip(running, readings, predicted, strict=True):
             same = next((i for i, token in enumerate(drafts[row]) if token != tokens[i]), reading.kept - 1)
             self._take(slot, tokens[: same + 1])
+            # Written after a wrong token, and often right all the same: what comes next need not depend on it.
+            slot.guess = tokens[same + 1 :]
             slot.entering = False
             slot.forward_passes += 1
             slot.seconds += seconds * len(reading.tokens)

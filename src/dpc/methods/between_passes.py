@@ -11,7 +11,7 @@ from dpc.engine import Decoded, Decoder, Request
 from dpc.flow import accumulation_profile, has_accumulated, rationale_influence, shallow_layers
 from dpc.local_influence import Influence, local_influence
 from dpc.methods.policy import Policy, TracedToken, four_digits
-from dpc.saliency import one_graph_is_small, prompt_saliency
+from dpc.saliency import SaliencyWay, prompt_saliency
 from dpc.soft_prompt import SoftPrompt
 from dpc.trigger import SHORTEST_RATIONALE, too_short
 from dpc.types import Answer, Cost, Decision, Saliency
@@ -137,16 +137,12 @@ class BetweenPasses:
 
     def _saliency(self, group: Sequence[Decoded], layers: Sequence[int]) -> list[Saliency]:
         lm, prompt, reduction = self._decoder.lm, self._policy.soft_prompt, self._policy.settings.head_reduction
-        by_block = self._decoder.settings.saliency_by_block
-        [prefix] = self._decoder.prefixes.get([prompt]) if by_block else [None]
+        way: SaliencyWay = "auto" if self._decoder.settings.saliency_by_block else "whole"
+        [prefix] = self._decoder.prefixes.get([prompt]) if way == "auto" else [None]
 
         def trace(batch: Sequence[Decoded]) -> list[Saliency]:
             questions, rationales = [d.request.question for d in batch], [d.generation.ids for d in batch]
-            longest = max(len(d.request) + len(d.generation.ids) for d in batch)
-            plain = not by_block or one_graph_is_small(lm, len(batch) * longest)
-            return prompt_saliency(
-                lm, prompt.vectors, questions, rationales, layers, reduction, prefix=prefix, plain=plain
-            )
+            return prompt_saliency(lm, prompt.vectors, questions, rationales, layers, reduction, prefix=prefix, way=way)
 
         return _in_batches(group, self._size, trace)
 

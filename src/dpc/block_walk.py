@@ -96,7 +96,7 @@ def walk_forward(lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: P
         return block
 
     with torch.no_grad(), capture_attention(lm.model, (), unchanged), replaced_forward(lm.model, around):
-        lm.logits_at(embedded, torch.empty(0, dtype=torch.long), after(prefix, embedded))
+        lm.last_logits(embedded, 0, after(prefix, embedded))
     return Walk(hidden, first_layer, steps)
 
 
@@ -141,7 +141,7 @@ def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Floa
         return lambda *_, **__: hidden
 
     with replaced_forward(lm.model, around):
-        return lm.logits_at(torch.zeros_like(hidden), torch.arange(hidden.shape[1]))
+        return lm.last_logits(torch.zeros_like(hidden), hidden.shape[1])
 
 
 def after(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -> dict[str, Any]:

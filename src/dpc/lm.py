@@ -144,23 +144,23 @@ class FrozenLM:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def logits_at(
+    def last_logits(
         self,
         inputs_embeds: Float[Tensor, "batch time d"],
-        positions: Int[Tensor, " kept"],
+        count: int,
         keywords: Mapping[str, Any] = MappingProxyType({"use_cache": False}),
-    ) -> Float[Tensor, "batch kept vocab"]:
-        """Teacher-forced logits at some positions, in float32 or better; padding, if any, stands on the right.
+    ) -> Float[Tensor, "batch {count} vocab"]:
+        """Teacher-forced logits at the last ``count`` positions, in float32 or better; padding stands on the right.
 
         Logits of whole sequences can outweigh the activations, and nearly every architecture can leave some out.
         keywords: what else the model is told, such as the cache that the positions come after.
         """
-        kept = positions.to(self.device)
+        kept = {}
         if "logits_to_keep" in signature(self.model.forward).parameters:
-            logits = self.model(inputs_embeds=inputs_embeds, logits_to_keep=kept, **keywords).logits
-        else:
-            logits = self.model(inputs_embeds=inputs_embeds, **keywords).logits[:, kept]
-        precise: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            # As a number it would mean all of them where it is 0; an index costs more on the way back.
+            kept["logits_to_keep"] = count or torch.empty(0, dtype=torch.long, device=self.device)
+        logits = self.model(inputs_embeds=inputs_embeds, **kept, **keywords).logits
+        precise: Tensor = logits[:, logits.shape[1] - count :].to(torch.promote_types(logits.dtype, torch.float32))
         return precise
 
 

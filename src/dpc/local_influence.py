@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -53,13 +54,8 @@ def local_influence(
         only_the_last = seen.only_the_last(lm.layers, batch.hidden)
         with replaced_forward(lm.model, only_the_last), capture_attention(lm.model, [lm.layers - 1], seen):
             # The head is asked for no position here: it has a way of its own, below.
-            lm.model(
-                inputs_embeds=batch.hidden,
-                position_ids=batch.positions,
-                past_key_values=batch.cache,
-                use_cache=True,
-                logits_to_keep=torch.empty(0, dtype=torch.long, device=lm.device),
-            )
+            standing = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
+            lm.last_logits(batch.hidden, 0, standing)
         losses, gradient = loss_gradient(lm, seen.hidden.detach(), batch.labels)
         scale = gradient_scale(lm)
         [scaled] = torch.autograd.grad(seen.hidden, seen.output, gradient * scale)
@@ -165,12 +161,13 @@ def _pack(lm: FrozenLM, decoded: Sequence[Decoded]) -> _Batch:
     trails = [each.trail for each in decoded if each.trail is not None]
     if len(trails) < len(decoded):
         raise ValueError("an answer was decoded without its trail; set trail=True in its request")
-    rows, columns = max(len(trail.hidden) for trail in trails), max(trail.keys.shape[1] for trail in trails)
-    hidden = torch.stack([pad(trail.hidden, (0, 0, 0, rows - len(trail.hidden))) for trail in trails])
-    keys = torch.stack([pad(trail.keys, (0, 0, 0, columns - trail.keys.shape[1])) for trail in trails])
-    values = torch.stack([pad(trail.values, (0, 0, 0, columns - trail.values.shape[1])) for trail in trails])
-    labels = torch.full((len(trails), rows), _NO_LABEL)
-    positions = torch.zeros(len(trails), rows, dtype=torch.long)
+    hidden = pad_sequence([trail.hidden for trail in trails], batch_first=True)
+    keys, values = (
+        pad_sequence([part.transpose(0, 1) for part in parts], batch_first=True).transpose(1, 2)
+        for parts in ([trail.keys for trail in trails], [trail.values for trail in trails])
+    )
+    labels = torch.full(hidden.shape[:2], _NO_LABEL)
+    positions = torch.zeros(hidden.shape[:2], dtype=torch.long)
     for index, each in enumerate(decoded):
         ids, first = each.generation.ids, len(each.request) - 1
         labels[index, : len(ids)] = torch.tensor(ids)

@@ -203,11 +203,9 @@ def _in_one_graph(
         output.register_hook(lambda scaled: reduce(layer, pending.pop(), scaled / scale))
         return output
 
-    labelled = (batch.labels >= 0).any(0).nonzero().flatten().tolist()
-    kept = slice(labelled[0], labelled[-1] + 1)
-    positions = torch.arange(kept.start, kept.stop)
+    kept = slice(int((batch.labels >= 0).any(0).nonzero()[0]), batch.labels.shape[1])
     with capture_attention(lm.model, layers, visit):
-        logits = lm.logits_at(batch.embedded, positions, after(prefix, batch.embedded))
+        logits = lm.last_logits(batch.embedded, kept.stop - kept.start, after(prefix, batch.embedded))
     losses = _losses(logits, batch.labels, kept)
     torch.autograd.grad(losses.sum() * scale, leaf)
     return losses.detach()

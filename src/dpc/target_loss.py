@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from inspect import signature
 
 import torch
 from jaxtyping import Float
@@ -81,7 +80,7 @@ def target_loss(lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: Sequence
     # The prompt's last position predicts the first token where a question is empty.
     first = min(len(question) for question, _ in rows)
     cache, before = _shared_prefix(lm, vectors.to(embedded), len(rows))
-    logits = _last_logits(lm, embedded, cache, widest - first + bool(first))
+    logits = lm.last_logits(embedded, widest - first + bool(first), {"past_key_values": cache, "use_cache": True})
     if not first:
         logits = torch.cat((before.expand(len(rows), -1, -1), logits), dim=1)
     return functional.cross_entropy(
@@ -95,19 +94,10 @@ def _shared_prefix(
     """The prompt's keys and values, seen by every one of ``rows``, and the logits of its last position."""
     # Without the config, so that layers with a sliding window keep all positions too; their masks do the sliding.
     cache = DynamicCache()
-    logits = _last_logits(lm, vectors[None], cache, 1)
+    logits = lm.last_logits(vectors[None], 1, {"past_key_values": cache, "use_cache": True})
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
         layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
     return cache, logits
-
-
-def _last_logits(
-    lm: FrozenLM, embedded: Float[Tensor, "batch time d"], cache: DynamicCache, count: int
-) -> Float[Tensor, "batch {count} vocab"]:
-    # Logits of whole sequences can outweigh the activations, and nearly every architecture can leave some out.
-    keep = {"logits_to_keep": count} if "logits_to_keep" in signature(lm.model.forward).parameters else {}
-    logits: Tensor = lm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True, **keep).logits[:, -count:]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -56,9 +56,8 @@ def prompt_saliency(
         layers: which layers, None for all; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
         prefix: keys and values of ``soft_prompt``, where they are at hand; computed here otherwise.
-        way: how the same numbers are computed. ``by block`` keeps one block's graph at a time, after the prefix;
-            ``one graph`` keeps that of all blocks; ``auto`` is the latter where it is small; ``whole`` runs the prompt
-            too, in one graph.
+        way: how: ``by block`` after the prefix, ``one graph`` of all blocks after it, ``auto`` (the latter where it is
+            small), or ``whole``: prompt included, in one graph.
 
     Returns:
         One ``Saliency`` an instance, scores ``[layer, question and rationale row, prompt column]`` on the model's
@@ -85,11 +84,9 @@ def prompt_saliency(
             columns = slice(0, len(soft_prompt))
             blocks[layer] = saliency_block(call, gradient, rows, columns, head_reduction).to(lm.device)
 
-        before = _prefix(lm, soft_prompt, prefix, start) if start else None
-        if before is not None and (way == "by block" or (way == "auto" and not _one_graph_is_small(lm, batch))):
-            losses = _block_by_block(lm, batch, before, wanted, reduce)
-        else:
-            losses = _in_one_graph(lm, batch, before, wanted, reduce)
+        before = None if way == "whole" else _prefix(lm, soft_prompt, prefix, start)
+        in_one_graph = way != "by block" and (way != "auto" or _one_graph_is_small(lm, batch))
+        losses = (_in_one_graph if in_one_graph else _block_by_block)(lm, batch, before, wanted, reduce)
     scores = torch.stack([blocks[layer] for layer in wanted], dim=1)
     return [
         _instance(scores[index], spans, wanted, loss, head_reduction)
@@ -139,8 +136,9 @@ def saliency_block(
 
 
 def _block_by_block(
-    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix, layers: tuple[int, ...], reduce: Reduce
+    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix | None, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
+    assert prefix is not None
     walk = walk_forward(lm, batch.embedded, prefix, layers[0])
     losses, gradient = loss_gradient(lm, walk.hidden, batch.labels)
     scale = gradient_scale(lm)

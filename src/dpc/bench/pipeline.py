@@ -80,8 +80,8 @@ LIKE = (
 )
 SHORT = "over 130 positions naive's whole matrices are small and quick, and two fifths of its time are generation"
 CACHE = (
-    "a third of ours is the cache of 64 slots, of which only what is written to takes memory; over 130 positions naive's "
-    "whole matrices are small"
+    "a third of ours is the cache of 64 slots, of which only what is written to takes memory; over 130 positions "
+    "naive's whole matrices are small"
 )
 # The target of the first stands with its measurement: it depends on the trigger rate.
 POINT = Point(

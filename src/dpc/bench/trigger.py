@@ -29,8 +29,8 @@ QUESTION, NEW_TOKENS = 100, 100
 TRACED = [*shallow_layers(LAYERS), LAYERS - 1]
 DIFFERENCE = "relative difference to naive's influence"
 HEAD = (
-    "the head over 32,000 tokens has 24.6 million weights, three times those of the last block: there and back over the "
-    "rationale, it alone is a quarter of the arithmetic of a first pass, and a thirteenth of that of naive's pass"
+    "the head over 32,000 tokens has 24.6 million weights, three times those of the last block: there and back over "
+    "the rationale, it alone is a quarter of the arithmetic of a first pass, and a thirteenth of that of naive's pass"
 )
 BLOCK = (
     "forward and backward of one block of twelve is a sixth of the arithmetic of a pass; only a first pass that waits "

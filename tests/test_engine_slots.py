@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dpc.bench.worker import resident
 from dpc.engine import Decoded, Decoder, Request
-from dpc.engine.drafts import FirstAnswerDraft, SharedDraft
-from dpc.engine.packed import Reading, pack
+from dpc.engine.packed import Reading
 from dpc.engine.plain import greedy
+from dpc.engine.slot_cache import SlotCache, unwritten
 from dpc.engine.slot_model import SlotModel
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
@@ -273,79 +275,6 @@ assert plain == compiled
     assert done.returncode == 0, done.stderr
 
 
-def test_the_first_answer_is_found_again_where_the_texts_meet() -> None:
-    first = [5, 6, 7, 8, 9, 5, 6, 20, 21]
-    draft = FirstAnswerDraft(first)
-    assert draft.propose([1, 6, 7], 3) == (8, 9, 5)
-    assert draft.propose([6, 20], 4) == (21,)
-    assert draft.propose([20, 21], 4) == ()
-    assert draft.propose([99], 4) == ()
-    assert draft.propose([], 4) == ()
-    # Of two places the one nearer to where the text stands.
-    assert draft.propose([5, 6], 1) == (7,)
-    assert draft.propose([0, 0, 0, 0, 0, 5, 6], 1) == (20,)
-
-
-def test_what_others_wrote_is_proposed_token_after_token() -> None:
-    draft = SharedDraft()
-    assert draft.propose([1, 2, 3, 4], 3) == ()
-    draft.learn([1, 2, 3, 4, 5, 6], 2)
-    assert draft.propose([1, 2, 3, 4], 3) == (5, 6)
-    assert draft.propose([9, 3, 4], 1) == (5,)
-    draft.learn([8, 3, 4, 7], 1)
-    # Longer agreement first; of two continuations of the same tokens the later one.
-    assert draft.propose([1, 2, 3, 4], 1) == (5,)
-    assert draft.propose([9, 3, 4], 1) == (7,)
-    assert draft.propose([4], 2) == ()
-
-
-def test_a_continuation_that_was_steady_counts_more_than_a_longer_one_seen_once() -> None:
-    draft = SharedDraft()
-    for _ in range(8):
-        draft.learn([9, 3, 4, 5], 1)
-    draft.learn([1, 2, 3, 4, 6], 1)
-    assert draft.propose([1, 2, 3, 4], 1) == (5,)
-
-
-def test_a_draft_ends_where_it_is_no_longer_sure_enough() -> None:
-    sure, unsure = SharedDraft(0.7), SharedDraft(0.0)
-    for draft in (sure, unsure):
-        for _ in range(8):
-            draft.learn([2, 3, 4], 1)
-        draft.learn([2, 3, 4, 5], 1)
-    assert sure.propose([2, 3], 4) == (4,)
-    assert unsure.propose([2, 3], 4) == (4, 5)
-
-
-@given(st.data())
-def test_a_pack_holds_every_token_once_and_its_grids_know_where(data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True))
-    readings = []
-    for row in rows:
-        tokens = data.draw(st.lists(st.integers(1, 99), min_size=1, max_size=data.draw(st.sampled_from([3, 40]))))
-        kept = data.draw(st.integers(1, len(tokens)))
-        readings.append(Reading(row, data.draw(st.integers(0, 20)), tokens, kept))
-    packed = pack(readings, torch.device("cpu"))
-    assert len(packed.ids) == sum(len(reading.tokens) for reading in readings)
-    seen = {
-        (int(row), int(at)): int(token)
-        for row, at, token in zip(packed.rows, packed.positions, packed.ids, strict=True)
-    }
-    assert seen == {(r.row, r.start + i): token for r in readings for i, token in enumerate(r.tokens)}
-    for reading, share in zip(readings, packed.shares, strict=True):
-        assert packed.ids[packed.kept[share]].tolist() == list(reading.tokens)[-reading.kept :]
-    attended = []
-    for grid in packed.grids:
-        cached = torch.arange(10)[grid.rows]
-        tokens = grid.tokens.flatten()[grid.places]
-        # A token reads the row that it belongs to.
-        assert torch.equal(cached.repeat_interleave(grid.tokens.shape[1])[grid.places], packed.rows[tokens])
-        assert grid.length > int(packed.positions[tokens].max())
-        attended += tokens.tolist()
-    # What attention gives back, grid after grid, stands in the pack's order.
-    assert attended == list(range(len(packed.ids)))
-
-
 def test_answers_alike_cost_fewer_passes_than_they_have_tokens() -> None:
     lm, prompt = lm_with_many_ends("llama"), soft_prompt(tiny_lm("llama"))
     requests = [Request([20, 21, 22], prompt, tag=tag) for tag in range(6)]
@@ -367,6 +296,46 @@ def test_memory_follows_the_longest_answer_not_the_longest_that_was_allowed() ->
     assert model.capacity == 64
     model.steps([23, 42], [63, 62], 2, trail=False)
     assert model.capacity == 128
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system says nothing of a process's memory")
+def test_a_cache_takes_memory_only_as_it_is_written_to() -> None:
+    before = resident("VmRSS")
+    cache = unwritten(torch.zeros(1), 64, 4, 2**15, 8)
+    assert float(cache[:, :, :9].abs().sum()) == 0
+    assert cache.numel() * 4 == 2**28
+    assert resident("VmRSS") - before < 2**25
+    cache[:32] = 1.0
+    assert resident("VmRSS") - before > 2**26
+
+
+def test_a_row_that_is_run_along_keeps_what_it_holds() -> None:
+    lm = tiny_lm("llama")
+    model, [prefix] = SlotModel(lm, 2), PrefixStore(lm, 1).get([soft_prompt(lm)])
+    model.insert([0, 1], [prefix, prefix])
+    model.read([Reading(row, 5, [20, 21, 22]) for row in range(2)], trail=True)
+    kept = model.trail(0, 5, 8)
+    model.steps([0, 30], [None, 8], 4, trail=True)
+    again = model.trail(0, 5, 8)
+    assert torch.equal(kept.hidden, again.hidden)
+    assert torch.equal(kept.keys, again.keys)
+    assert torch.equal(kept.values, again.values)
+
+
+def test_a_prompt_stays_in_front_of_its_row_until_another_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = lm_with_many_ends("llama")
+    inserted: list[int] = []
+    insert = SlotCache.insert
+    monkeypatch.setattr(
+        SlotCache, "insert", lambda self, row, prefix: (inserted.append(row), insert(self, row, prefix))[1]
+    )
+    decoder = Decoder(lm, DecodingSettings(batch_size=2))
+    requests = requests_for(lm, 9, [soft_prompt(lm)])
+    assert decoder.all(requests, 9) == alone(lm, requests, 9)
+    assert len(inserted) <= 3
+    others = requests_for(lm, 4, [None, soft_prompt(lm, 3, seed=1)])
+    assert decoder.all(others, 9) == alone(lm, others, 9)
+    assert decoder.all(requests, 9) == alone(lm, requests, 9)
 
 
 def test_rows_that_end_at_the_context_write_on_where_the_model_has_positions() -> None:

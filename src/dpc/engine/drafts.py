@@ -11,6 +11,8 @@ _CONTEXTS = (6, 4, 3, 2)
 LONGEST = _CONTEXTS[0]
 # A continuation seen this often in a row is as sure as any.
 _SUREST = 8
+# Contexts that are remembered, once more of those before them: what was not seen for so long is forgotten.
+_REMEMBERED = 2**15
 # Below this steadiness the model's own guess is believed instead, and taken to be as sure as this.
 _STEADY, _OWN = 0.65, 0.4
 
@@ -49,16 +51,19 @@ class SharedDraft:
         self._least = least
         # What followed last, and how often in a row, less what was seen against it.
         self._next: dict[tuple[int, ...], tuple[int, int]] = {}
+        self._older = self._next
 
     def learn(self, text: Sequence[int], new: int) -> None:
         """Take down what the last ``new`` tokens of ``text`` followed."""
-        known, text = self._next, tuple(text)
+        if len(self._next) >= _REMEMBERED:
+            self._older, self._next = self._next, {}
+        known, older, text = self._next, self._older, tuple(text)
         for at in range(len(text) - new, len(text)):
             token = text[at]
             for size in _CONTEXTS:
                 if at >= size:
                     context = text[at - size : at]
-                    before, sure = known.get(context, (token, 0))
+                    before, sure = known.get(context) or older.get(context, (token, 0))
                     if before == token:
                         known[context] = token, min(sure + 1, _SUREST)
                     else:
@@ -88,7 +93,8 @@ class SharedDraft:
         """What followed the end of ``tail``, and how steadily, from 0 (unknown) to 1: of all contexts the steadiest."""
         token, surest = -1, -1
         for size in _CONTEXTS:
-            found = self._next.get(tail[-size:])
+            context = tail[-size:]
+            found = self._next.get(context) or self._older.get(context)
             if found is not None and found[1] > surest:
                 token, surest = found
         return token, (surest + 0.5) / (surest + 1.5) if surest >= 0 else 0.0

@@ -189,15 +189,19 @@ def _with_end(lm: FrozenLM) -> FrozenLM:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that ``name`` or ``auto`` stands for. Raises ``UserError`` where this machine has none such."""
+    """The device that ``name`` or ``auto`` stands for. Raises ``UserError`` where torch can't compute on it here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    # A build of torch without the device says so by AssertionError or ImportError, a wrong name by RuntimeError.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0][:120]
         raise UserError(
-            f"--device {name}: this machine has no such device; expected auto, cpu, cuda or cuda:N"
+            f"--device {name}: can't be used here ({reason}); expected auto, cpu, cuda or cuda:N"
         ) from error
     return device
 

@@ -85,8 +85,10 @@ def prompt_saliency(
             blocks[layer] = saliency_block(call, gradient, rows, columns, head_reduction).to(lm.device)
 
         before = None if way == "whole" else _prefix(lm, soft_prompt, prefix, start)
-        in_one_graph = way != "by block" and (way != "auto" or _one_graph_is_small(lm, batch))
-        losses = (_in_one_graph if in_one_graph else _block_by_block)(lm, batch, before, wanted, reduce)
+        if before is not None and (way == "by block" or (way == "auto" and not _one_graph_is_small(lm, batch))):
+            losses = _block_by_block(lm, batch, before, wanted, reduce)
+        else:
+            losses = _in_one_graph(lm, batch, before, wanted, reduce)
     scores = torch.stack([blocks[layer] for layer in wanted], dim=1)
     return [
         _instance(scores[index], spans, wanted, loss, head_reduction)
@@ -136,9 +138,8 @@ def saliency_block(
 
 
 def _block_by_block(
-    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix | None, layers: tuple[int, ...], reduce: Reduce
+    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
-    assert prefix is not None
     walk = walk_forward(lm, batch.embedded, prefix, layers[0])
     losses, gradient = loss_gradient(lm, walk.hidden, batch.labels)
     scale = gradient_scale(lm)

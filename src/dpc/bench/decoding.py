@@ -54,8 +54,8 @@ def _decode(bench: Bench) -> Iterator[Measured]:
 
 
 READING = (
-    "drafts leave a third of the passes, but the questions must be read by both, a pass of 400 tokens costs a CPU what "
-    "its arithmetic costs, and attention over 64 short rows spends more on calling small products than on reading"
+    "drafts save passes, not tokens: questions and answers must be read by both, and on a CPU a pass costs more the "
+    "more tokens it has; attention over 64 short rows is many small products for either"
 )
 DECODE = Point({SORTED: Target(">=", 2.5, READING), IN_ORDER: None, EQUAL: Target(">=", 1.0)}, _decode)
 

@@ -74,14 +74,14 @@ def _theirs(answer: Any) -> Outcome:
 
 # Why the targets may be missed. A sequence of the embedded benchmark has about 130 tokens, its model 872,000 weights.
 LIKE = (
-    "so small a model decodes a token for little more than it is trained on one: judging every instance, there and "
-    "back through its last block and head, costs about a sixth of the first pass, and tracing one that triggered more "
-    "than answering it; the faster the first pass, the larger their share"
+    "judging every instance is a way there and back through last block and head, and tracing one that triggered is one "
+    "through nearly all of the network, which for so small a model costs no less than answering it; the faster the "
+    "first pass, the larger their share"
 )
-SHORT = "over 130 positions naive's whole matrices are small and quick, and two fifths of its time are generation"
+SHORT = "over 130 positions naive's whole matrices are small and quick; see decode for its generation"
 CACHE = (
-    "a third of ours is the cache of 64 slots, of which only what is written to takes memory; over 130 positions "
-    "naive's whole matrices are small"
+    "ours is the cache of 64 slots, what waits to be judged, and the graph of those that are traced; over 130 "
+    "positions naive's whole matrices are small"
 )
 # The target of the first stands with its measurement: it depends on the trigger rate.
 POINT = Point(

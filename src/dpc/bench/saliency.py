@@ -94,8 +94,8 @@ def _against_naive(length: int, bench: Bench) -> Iterator[Measured]:
 
 # Why a target of time may be missed.
 PRODUCTS = (
-    "more than half of our time goes into products with frozen weights, near the speed of the machine: naive makes "
-    "them for all rows, we for all but the prompt's; what whole matrices of attention cost on top shrinks with length"
+    "most of the time goes into products with frozen weights: naive makes them for all rows, we for all but the "
+    "prompt's; what whole matrices of attention cost on top shrinks with length"
 )
 
 

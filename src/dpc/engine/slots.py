@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -79,11 +79,12 @@ class SlotDecoder:
         self._model.expect(max(map(len, queue), default=0) + self._max_new_tokens)
         while queue or self._running():
             self._admit(queue)
-            drafts = {row: self._draft(slot) for row, slot in self._running()}
-            if any(drafts.values()) or any(slot.entering for _, slot in self._running()):
-                self._read(drafts)
+            running = self._running()
+            drafts = {row: self._draft(slot) for row, slot in running}
+            if any(slot.entering or drafts[row] for row, slot in running):
+                self._read(running, drafts)
             else:
-                self._step()
+                self._step(running)
             yield from self._leave()
             if not queue:
                 self._close_ranks()
@@ -125,15 +126,15 @@ class SlotDecoder:
         known = slot.first.propose(slot.written, most) if slot.first else ()
         return known or self._shared.propose(slot.tail(LONGEST), most, slot.guess)
 
-    def _read(self, drafts: dict[int, Sequence[int]]) -> None:
+    def _read(self, running: Sequence[tuple[int, _Slot]], drafts: Mapping[int, Sequence[int]]) -> None:
         """One pass over every running row and its draft; each takes what agrees, and the token after it."""
         began = time.perf_counter()
-        running, readings = self._running(), []
+        readings = []
         for row, slot in running:
             new = slot.request.question if slot.entering else slot.written[-1:]
             start = slot.request.prompt_length if slot.entering else slot.position
             readings.append(Reading(row, start, [*new, *drafts[row]], len(drafts[row]) + 1))
-        predicted = self._model.read(readings, self._trail())
+        predicted = self._model.read(readings, _trail(running))
         seconds = (time.perf_counter() - began) / sum(len(reading.tokens) for reading in readings)
         for (row, slot), reading, tokens in zip(running, readings, predicted, strict=True):
             same = next((i for i, token in enumerate(drafts[row]) if token != tokens[i]), reading.kept - 1)
@@ -144,15 +145,14 @@ class SlotDecoder:
             slot.forward_passes += 1
             slot.seconds += seconds * len(reading.tokens)
 
-    def _step(self) -> None:
+    def _step(self, running: Sequence[tuple[int, _Slot]]) -> None:
         """One token in every running row, or several on a device that would make us wait for each."""
         began = time.perf_counter()
-        running = self._running()
         # A free row below a running one is decoded along: cheaper than moving rows about.
         slots = self._rows[: running[-1][0] + 1]
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
         positions = [slot.position if slot else None for slot in slots]
-        written = self._model.steps(tokens, positions, self._steps, self._trail())
+        written = self._model.steps(tokens, positions, self._steps, _trail(running))
         columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
         for row, slot in running:
@@ -167,9 +167,6 @@ class SlotDecoder:
         if self._draft_tokens:
             new = len(slot.written) - before
             self._shared.learn(slot.tail(LONGEST + new), new)
-
-    def _trail(self) -> bool:
-        return any(slot.request.trail for _, slot in self._running())
 
     def _leave(self) -> Iterator[Decoded]:
         for row, slot in self._running():
@@ -191,3 +188,7 @@ class SlotDecoder:
         for gap, (last, slot) in zip(gaps, reversed(running), strict=False):
             self._model.move(last, gap, slot.position)
             self._rows[gap], self._rows[last] = slot, None
+
+
+def _trail(running: Sequence[tuple[int, _Slot]]) -> bool:
+    return any(slot.request.trail for _, slot in running)

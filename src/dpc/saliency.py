@@ -56,8 +56,7 @@ def prompt_saliency(
         layers: which layers, None for all; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
         prefix: keys and values of ``soft_prompt``, where they are at hand; computed here otherwise.
-        way: how: ``by block`` after the prefix, ``one graph`` of all blocks after it, ``auto`` (the latter where it is
-            small), or ``whole``: prompt included, in one graph.
+        way: ``by block`` or in ``one graph`` after the prefix, ``auto`` (by size), or ``whole``, prompt included.
 
     Returns:
         One ``Saliency`` an instance, scores ``[layer, question and rationale row, prompt column]`` on the model's
@@ -78,10 +77,9 @@ def prompt_saliency(
     # Gradients are needed here even where the caller has switched them off.
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, soft_prompt, questions, rationales, start)
-        rows = slice(len(soft_prompt) - start, batch.embedded.shape[1])
+        rows, columns = slice(len(soft_prompt) - start, batch.embedded.shape[1]), slice(0, len(soft_prompt))
 
         def reduce(layer: int, call: AttentionCall, gradient: Tensor) -> None:
-            columns = slice(0, len(soft_prompt))
             blocks[layer] = saliency_block(call, gradient, rows, columns, head_reduction).to(lm.device)
 
         before = None if way == "whole" else _prefix(lm, soft_prompt, prefix, start)

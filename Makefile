@@ -14,13 +14,14 @@ endif
 
 install = $(python) -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-browser check format docs clean
+.PHONY: help demo test test-browser test-gpu check format docs clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo          tune, calibrate and evaluate on the embedded model; results in runs/demo"
 	@echo "make test          run the tests"
 	@echo "make test-browser  run the tests of the pages, in Debian's chromium with its chromedriver"
+	@echo "make test-gpu      run the tests that need a CUDA device"
 	@echo "make check         formatting, lint, types, generated documentation"
 	@echo "make format        mend formatting and lint"
 	@echo "make docs          write the generated documentation"
@@ -33,6 +34,9 @@ test: $(develop)
 
 test-browser: $(develop)
 	$(python) -m pytest -n 0 -m browser tests/browser
+
+test-gpu: $(develop)
+	$(python) -m pytest -m gpu tests/test_gpu.py
 
 check: $(develop)
 	$(python) -m ruff format --check

@@ -150,8 +150,9 @@ def test_a_target_may_depend_on_what_was_measured() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_the_gpu_point_says_that_there_is_none() -> None:
-    found = list(figures("gpu-decode", get_point("gpu-decode"), BENCH))
+@pytest.mark.parametrize("name", ["gpu-decode", "gpu-pipeline"])
+def test_the_gpu_points_say_that_there_is_none(name: str) -> None:
+    found = list(figures(name, get_point(name), BENCH))
     assert {(figure.measured, figure.reason) for figure in found} == {(None, "no GPU here")}
     assert any(figure.target is not None for figure in found)
 
@@ -213,4 +214,4 @@ def test_the_command_line_prints_one_json_object_a_figure() -> None:
     command = [sys.executable, "-m", "dpc", "bench", "gpu-decode", "--json", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["name"].split(":")[0] for line in lines] == ["gpu-decode"] * 3
+    assert [line["name"].split(":")[0] for line in lines] == ["gpu-decode"] * 5

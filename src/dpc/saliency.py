@@ -28,8 +28,8 @@ SaliencyWay = Literal["auto", "by block", "one graph", "whole"]
 _NO_LABEL = -100
 # Numbers that a graph keeps in a block for each value of a hidden state, about; and how many in all are few (128 MB).
 _KEPT_A_BLOCK, _SMALL_GRAPH = 32, 2**25
-# Logits computed at a time, over a batch: more would outweigh the activations of a block.
-_LOGITS = 2**22
+# Logits computed at a time, over a batch: more would outweigh the activations of a block, fewer leave a GPU waiting.
+_LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**22, 2**26
 
 
 def prompt_saliency(
@@ -163,7 +163,8 @@ def loss_gradient(
     time, so that logits are never there for all of them.
     """
     labelled = (labels >= 0).any(0).nonzero().flatten().tolist()
-    size = max(1, _LOGITS // (len(hidden) * lm.vocab_size))
+    most = _LOGITS_ON_CPU if lm.device.type == "cpu" else _LOGITS_ON_GPU
+    size = max(1, most // (len(hidden) * lm.vocab_size))
     losses, gradient = hidden.new_zeros(len(hidden)).float(), torch.zeros_like(hidden)
     for at in range(0, len(labelled), size):
         part = slice(labelled[at], labelled[min(at + size, len(labelled)) - 1] + 1)

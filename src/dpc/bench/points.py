@@ -18,6 +18,7 @@ POINTS = {
     "pipeline": "dpc.bench.pipeline:POINT",
     "tuning": "dpc.bench.tuning:POINT",
     "gpu-decode": "dpc.bench.gpu:POINT",
+    "gpu-pipeline": "dpc.bench.gpu_pipeline:POINT",
 }
 
 

@@ -20,19 +20,22 @@ from dpc.capture import read_call
 from dpc.engine.packed import Pack
 from dpc.position_mask import position_mask
 
-IMPLEMENTATION = "dpc_slots"
-_PACK: ContextVar[Pack | None] = ContextVar("dpc_slots_pack", default=None)
+# Two names and not one function that looks which is meant: compilers cannot see through a context variable.
+ROWS, PACKED = "dpc_slots", "dpc_packed_slots"
+_PACK: ContextVar[Pack] = ContextVar("dpc_slots_pack")
 
 
 def register() -> None:
     """Make the attention known to transformers, with the mask function without which causality would be lost."""
-    AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, position_mask)
+    AttentionInterface.register(ROWS, _rows)
+    AttentionInterface.register(PACKED, _packed)
+    for name in (ROWS, PACKED):
+        AttentionMaskInterface.register(name, position_mask)
 
 
 @contextmanager
-def packed_as(pack: Pack | None) -> Iterator[None]:
-    """Say how the tokens of the passes made inside are packed; None: one token a row, the rows a batch."""
+def packed_as(pack: Pack) -> Iterator[None]:
+    """Say how the tokens of passes with the attention ``PACKED`` that are made inside are packed."""
     token = _PACK.set(pack)
     try:
         yield
@@ -40,17 +43,26 @@ def packed_as(pack: Pack | None) -> Iterator[None]:
         _PACK.reset(token)
 
 
-def _attention(
+def _rows(
     module: torch.nn.Module,
     query: Float[Tensor, "row head time d"],
+    key: Float[Tensor, "row kv_head position d"],
+    value: Float[Tensor, "row kv_head position v"],
+    attention_mask: Float[Tensor, "row 1 time position"],
+    **keywords: Any,
+) -> tuple[Tensor, None]:
+    return _attend(module, query, key, value, attention_mask, keywords), None
+
+
+def _packed(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 head token d"],
     key: Float[Tensor, "slot kv_head position d"],
     value: Float[Tensor, "slot kv_head position v"],
-    attention_mask: Float[Tensor, "row 1 time seen"],
+    attention_mask: Float[Tensor, "1 1 token seen"],
     **keywords: Any,
 ) -> tuple[Tensor, None]:
     pack = _PACK.get()
-    if pack is None:
-        return _attend(module, query, key, value, attention_mask, keywords), None
     tokens, parts = query[0].transpose(0, 1), []
     for grid, mask in zip(pack.grids, pack.masks(attention_mask), strict=True):
         keys, values = (part[grid.rows, :, : grid.length] for part in (key, value))

@@ -11,25 +11,28 @@ from torch import Tensor, nn
 
 from dpc.blocks import decoder_blocks
 from dpc.capture import check_reproduces
+from dpc.engine.pace import pace_on
 from dpc.engine.packed import Reading, pack
+from dpc.engine.replay import Replay
 from dpc.engine.request import Trail
-from dpc.engine.slot_attention import IMPLEMENTATION, packed_as, register
+from dpc.engine.slot_attention import PACKED, ROWS, packed_as, register
 from dpc.engine.slot_cache import SlotCache, Window, unwritten
 from dpc.implementation import AttentionImplementation
 from dpc.lm import FrozenLM
 from dpc.prefix import PromptPrefix
 
-# Positions that the cache grows by: memory follows the longest answer so far, not the longest that was allowed.
-_GROWTH = 64
+# Readings of at most so many tokens are a draft with the token before it, not a question.
+_FEW_TOKENS = 17
 
 
 class SlotModel:
     """``slots`` rows of cache that grow with the longest sequence in them; row 0 up are used first."""
 
     def __init__(self, lm: FrozenLM, slots: int, compiled: bool = False) -> None:
-        self.lm, self.slots, self.capacity = lm, slots, 0
-        # Only steps of one token: their shapes change along two dimensions, and there are thousands of them.
-        self._step = torch.compile(lm.model.forward, dynamic=True) if compiled else lm.model
+        self.lm, self.slots, self.capacity, self.pace = lm, slots, 0, pace_on(lm.device)
+        # Only passes of a few tokens a row: their shapes change along few dimensions, and there are thousands of them.
+        self._few = torch.compile(lm.model.forward, dynamic=True) if compiled else lm.model
+        self._replay = Replay(self._pass) if lm.device.type == "cuda" else None
         # Slots read with our attention, which must be the model's own before anything is decoded with it.
         check_reproduces(lm)
         register()
@@ -48,8 +51,12 @@ class SlotModel:
     def _reserve(self, positions: int) -> None:
         """Make room for sequences of ``positions``; what rows hold is kept."""
         if positions > self.capacity:
-            # Not past the context: what rows that ended write there is padding, at a position that the model has.
-            positions = max(positions, min(-(-positions // _GROWTH) * _GROWTH, self.lm.context))
+            # Memory follows the longest answer so far, not the longest that was allowed. Not past the context: what
+            # rows that ended write there is padding, at a position that the model has.
+            enough = self._rounded(max(positions, int(self.capacity * (1 + self.pace.grown))))
+            positions = max(positions, min(enough, self.lm.context))
+            if self._replay:
+                self._replay.forget()
             # One more position, which nothing reads: padding is written there.
             self._cache.grow(positions + 1)
             self._hidden = None if self._hidden is None else _grown(self._hidden, positions)
@@ -77,12 +84,26 @@ class SlotModel:
     def read(self, readings: Sequence[Reading], trail: bool) -> list[list[int]]:
         """One pass over what rows read; for each what greedy decoding would write after its last ``kept`` tokens."""
         self._reserve(max(reading.stop for reading in readings))
+        if self.pace.fixed_shapes and max(len(reading.tokens) for reading in readings) <= _FEW_TOKENS:
+            return self._read_grid(readings, trail)
         packed = pack(readings, self.lm.device)
         window = Window(packed.rows, packed.positions, None, packed.length)
         with packed_as(packed):
             logits = self._forward(self.lm.model, packed.ids[None], packed.positions[None], window, packed.kept, trail)
         predicted: list[int] = logits[0].argmax(-1).tolist()
         return [predicted[share] for share in packed.shares]
+
+    def _read_grid(self, readings: Sequence[Reading], trail: bool) -> list[list[int]]:
+        """The same with padding: where rows read a few tokens each, a shape that comes again is worth more."""
+        width = 1 + _power_of_two(max(len(reading.tokens) for reading in readings) - 1)
+        shape = self._leading(max(reading.row for reading in readings) + 1), width
+        ids, positions = torch.zeros(shape, dtype=torch.long), torch.full(shape, self.capacity)
+        for reading in readings:
+            ids[reading.row, : len(reading.tokens)] = torch.tensor(reading.tokens)
+            positions[reading.row, : len(reading.tokens)] = torch.arange(reading.start, reading.stop)
+        device, length = self.lm.device, self._seen(max(reading.stop for reading in readings))
+        rows = (self._replay or self._pass)(ids.to(device), positions.to(device), length, trail).tolist()
+        return [rows[reading.row][: len(reading.tokens)][-reading.kept :] for reading in readings]
 
     @torch.inference_mode()
     def steps(
@@ -94,20 +115,40 @@ class SlotModel:
         """
         last = max(position for position in positions if position is not None)
         self._reserve(min(last + count, self.lm.context))
-        device = self.lm.device
-        rows = torch.arange(len(tokens), device=device)
-        ids = torch.tensor(tokens, device=device)
-        at = torch.tensor([self.capacity if p is None else p for p in positions], device=device)
+        device, more = self.lm.device, self._leading(len(tokens)) - len(tokens)
+        ids = torch.tensor([*tokens, *[0] * more], device=device)[:, None]
+        at = [self.capacity if position is None else position for position in positions]
+        places = torch.tensor([*at, *[self.capacity] * more], device=device)[:, None]
         written = torch.empty(count, len(tokens), dtype=torch.long, device=device)
         for step in range(count):
-            window = Window(rows, at, len(tokens), min(last + step + 1, self.capacity))
-            # To the model a row that has ended stands at position 0: a place that every model has.
-            place = at.masked_fill(at >= self.capacity, 0)
-            ids = self._forward(self._step, ids[:, None], place[:, None], window, 1, trail)[:, 0].argmax(-1)
-            written[step] = ids
+            ids = (self._replay or self._pass)(ids, places, self._seen(last + step + 1), trail)
+            written[step] = ids[: len(tokens), 0]
             # Rows that ended between two looks write on, where nothing is read.
-            at = (at + 1).clamp(max=self.capacity)
+            places = (places + 1).clamp(max=self.capacity)
         return written
+
+    def _pass(
+        self, ids: Int[Tensor, "row time"], positions: Int[Tensor, "row time"], length: int, trail: bool
+    ) -> Int[Tensor, "row time"]:
+        """What greedy decoding would write after each token of the first rows; at ``capacity`` stands padding."""
+        rows, time = ids.shape
+        leading = torch.arange(rows, device=ids.device).repeat_interleave(time)
+        window = Window(leading, positions.flatten(), rows, length)
+        # To the model padding stands at position 0: a place that every model has.
+        known = positions.masked_fill(positions >= self.capacity, 0)
+        return self._forward(self._few, ids, known, window, time, trail).argmax(-1)
+
+    def _leading(self, rows: int) -> int:
+        """How many rows a pass runs over that needs the first ``rows``."""
+        # Not one alone: compilers would compile anew for it.
+        return min(_power_of_two(max(rows, 2)), self.slots) if self.pace.fixed_shapes else rows
+
+    def _seen(self, positions: int) -> int:
+        """How many positions a pass reads that needs the first ``positions``."""
+        return min(self._rounded(positions) if self.pace.fixed_shapes else positions, self.capacity)
+
+    def _rounded(self, positions: int) -> int:
+        return -(-positions // self.pace.granule) * self.pace.granule
 
     def trail(self, row: int, start: int, stop: int) -> Trail:
         """A copy of what the last block keeps of a row, with what entered it at positions ``start`` to ``stop``."""
@@ -134,7 +175,7 @@ class SlotModel:
 
         handle = self._last_block.register_forward_pre_hook(keep_hidden) if trail else None
         try:
-            with self._implementation.switched(IMPLEMENTATION):
+            with self._implementation.switched(ROWS if window.leading else PACKED):
                 output = forward(
                     input_ids=ids,
                     position_ids=position_ids,
@@ -147,6 +188,11 @@ class SlotModel:
                 handle.remove()
         logits: Tensor = output.logits
         return logits
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not below ``number``; 0 for 0."""
+    return 1 << (number - 1).bit_length() if number else 0
 
 
 def _grown(old: Float[Tensor, "slot position d"], positions: int) -> Float[Tensor, "slot position_now d"]:

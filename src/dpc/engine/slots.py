@@ -15,14 +15,8 @@ from dpc.engine.slot_model import SlotModel
 from dpc.prefix import PrefixStore
 from dpc.types import Finish, Generation
 
-# Where reading a token means waiting for the device, several steps are made between two looks.
-_STEPS_ON_GPU = 8
-# Questions that enter bring at most this many tokens into a pass, so that activations stay in a CPU's cache.
-_TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**10, 2**14
 # A draft needs logits at every position: at most this many numbers in one pass.
 _LOGITS_ELEMENTS = 2**26
-# How sure a draft must be. A CPU pays for every token that is tried in vain, a GPU for every pass.
-_SURE_ON_CPU, _SURE_ON_GPU = 0.2, 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -69,9 +63,7 @@ class SlotDecoder:
         self._draft_tokens = draft_tokens
         self._rows: list[_Slot | None] = [None] * model.slots
         self._end_ids = model.lm.end_ids
-        on_cpu = model.lm.device.type == "cpu"
-        self._tokens, self._steps = (_TOKENS_ON_CPU, 1) if on_cpu else (_TOKENS_ON_GPU, _STEPS_ON_GPU)
-        self._shared = SharedDraft(_SURE_ON_CPU if on_cpu else _SURE_ON_GPU)
+        self._shared = SharedDraft(model.pace.sure)
 
     @torch.no_grad()
     def stream(self, queue: list[Request]) -> Iterator[Decoded]:
@@ -81,7 +73,8 @@ class SlotDecoder:
             self._admit(queue)
             running = self._running()
             drafts = {row: self._draft(slot) for row, slot in running}
-            if any(slot.entering or drafts[row] for row, slot in running):
+            drafted = sum(map(len, drafts.values())) > self._model.pace.drafted * len(running)
+            if drafted or any(slot.entering for _, slot in running):
                 self._read(running, drafts)
             else:
                 self._step(running)
@@ -95,7 +88,8 @@ class SlotDecoder:
     def _admit(self, queue: list[Request]) -> None:
         """Fill free rows, as far as one pass can read the questions and drafts that come with them."""
         rows = [row for row, slot in enumerate(self._rows) if slot is None]
-        if not queue or not rows:
+        waiting = len(rows) < self._model.slots and len(rows) < self._model.pace.free_share * self._model.slots
+        if not queue or not rows or waiting:
             return
         queue.sort(key=lambda request: len(request.question) + len(request.draft))
         lm, tokens, kept = self._model.lm, 0, 0
@@ -103,7 +97,7 @@ class SlotDecoder:
         while queue and len(entering) < len(rows):
             request = queue[-1]
             tokens, kept = tokens + len(request.question) + len(request.draft), kept + len(request.draft) + 1
-            if entering and (tokens > self._tokens or kept * lm.vocab_size > _LOGITS_ELEMENTS):
+            if entering and (tokens > self._model.pace.tokens or kept * lm.vocab_size > _LOGITS_ELEMENTS):
                 break
             check_fits(lm, request, f"question {request.tag + 1}")
             entering.append(queue.pop())
@@ -152,7 +146,7 @@ class SlotDecoder:
         slots = self._rows[: running[-1][0] + 1]
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
         positions = [slot.position if slot else None for slot in slots]
-        written = self._model.steps(tokens, positions, self._steps, _trail(running))
+        written = self._model.steps(tokens, positions, self._model.pace.steps, _trail(running))
         columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
         for row, slot in running:

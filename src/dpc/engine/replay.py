@@ -1,0 +1,88 @@
+"""Passes of fixed shape, recorded as CUDA graphs: the GPU makes one after the other without waiting for Python.
+
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Pass = Callable[[Tensor, Tensor, int, bool], Tensor]
+"""``(ids [row time], positions [row time], length, trail) -> what follows each token [row time]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    graph: torch.cuda.CUDAGraph
+    ids: Int[Tensor, "row time"]
+    positions: Int[Tensor, "row time"]
+    predicted: Int[Tensor, "row time"]
+
+
+class Replay:
+    """A pass that is recorded the first time a shape comes, and replayed from then on.
+
+    A recording holds the addresses of what it reads and writes: ``forget`` all of them when a cache moves.
+    """
+
+    def __init__(self, make: Pass) -> None:
+        self._make, self._possible = make, True
+        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self._pool: Any = None
+
+    def __call__(
+        self, ids: Int[Tensor, "row time"], positions: Int[Tensor, "row time"], length: int, trail: bool
+    ) -> Int[Tensor, "row time"]:
+        """What ``make`` gives back. It stands where the next pass of this shape writes: use it before that."""
+        if not self._possible:
+            return self._make(ids, positions, length, trail)
+        key = (*ids.shape, length, int(trail))
+        recorded = self._recorded.get(key)
+        if recorded is None:
+            recorded = self._record(ids, positions, length, trail)
+            if recorded is None:
+                return self._make(ids, positions, length, trail)
+            self._recorded[key] = recorded
+        recorded.ids.copy_(ids, non_blocking=True)
+        recorded.positions.copy_(positions, non_blocking=True)
+        recorded.graph.replay()
+        return recorded.predicted
+
+    def forget(self) -> None:
+        """Drop all recordings, with the memory that they hold."""
+        self._recorded.clear()
+        self._pool = None
+
+    def _record(self, ids: Tensor, positions: Tensor, length: int, trail: bool) -> _Recorded | None:
+        ids, positions = ids.clone(), positions.clone()
+        # Once without recording, aside as the recording will be: libraries set themselves up, compilers compile.
+        side = torch.cuda.Stream(ids.device)
+        side.wait_stream(torch.cuda.current_stream(ids.device))
+        with torch.cuda.stream(side):
+            self._make(ids, positions, length, trail)
+        torch.cuda.current_stream(ids.device).wait_stream(side)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with (
+                torch.cuda.device(ids.device),
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
+                predicted = self._make(ids, positions, length, trail)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Some models look at a number in the middle of a pass, which a recording cannot.
+            self._possible = False
+            self.forget()
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"steps are not recorded as CUDA graphs, so decoding is slower: {reason}", stacklevel=2)
+            return None
+        return _Recorded(graph, ids, positions, predicted)

@@ -96,7 +96,7 @@ def test_logits_are_made_a_few_positions_at_a_time(monkeypatch: pytest.MonkeyPat
     lm = shared_lm("gemma2")
     case = instance(lm)
     expected = saliency(lm, case)
-    monkeypatch.setattr("dpc.saliency._LOGITS", 3 * lm.vocab_size)
+    monkeypatch.setattr("dpc.saliency._LOGITS_ON_CPU", 3 * lm.vocab_size)
     passes: list[int] = []
     head = lm.model.get_output_embeddings()
     assert head is not None

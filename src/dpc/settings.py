@@ -106,7 +106,10 @@ class DecodingSettings(_Group):
         description="fill freed places at once and share the prompt's keys and values; false: plain padded batches",
     )
     compile: bool = Field(
-        False, description="compile the decoding step with torch.compile: minutes once, then fewer and larger kernels"
+        False, description="compile passes of few tokens with torch.compile: minutes once, then fewer, larger kernels"
+    )
+    cuda_graphs: bool = Field(
+        True, description="on CUDA, record passes of few tokens and replay them; false: launch every operation anew"
     )
     prefixes: int = Field(
         32,

@@ -29,7 +29,8 @@ class Decoder:
         self._model: SlotModel | None = None
         if self.settings.slots:
             try:
-                self._model = SlotModel(lm, self.settings.batch_size, self.settings.compile)
+                chosen = self.settings
+                self._model = SlotModel(lm, chosen.batch_size, compiled=chosen.compile, recorded=chosen.cuda_graphs)
             except UserError as error:
                 raise UserError(f"{error}; or only decode, the model's own way: --set decoding.slots=false") from error
 

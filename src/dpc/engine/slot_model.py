@@ -28,11 +28,11 @@ _FEW_TOKENS = 17
 class SlotModel:
     """``slots`` rows of cache that grow with the longest sequence in them; row 0 up are used first."""
 
-    def __init__(self, lm: FrozenLM, slots: int, compiled: bool = False) -> None:
+    def __init__(self, lm: FrozenLM, slots: int, *, compiled: bool = False, recorded: bool = True) -> None:
         self.lm, self.slots, self.capacity, self.pace = lm, slots, 0, pace_on(lm.device)
         # Only passes of a few tokens a row: their shapes change along few dimensions, and there are thousands of them.
         self._few = torch.compile(lm.model.forward, dynamic=True) if compiled else lm.model
-        self._replay = Replay(self._pass) if lm.device.type == "cuda" else None
+        self._replay = Replay(self._pass) if recorded and lm.device.type == "cuda" else None
         # Slots read with our attention, which must be the model's own before anything is decoded with it.
         check_reproduces(lm)
         register()

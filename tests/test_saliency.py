@@ -14,7 +14,7 @@ from dpc.attention_call import AttentionCall
 from dpc.capture import capture_attention
 from dpc.errors import UserError
 from dpc.lm import FrozenLM
-from dpc.saliency import gradient_scale, prompt_saliency, saliency_block
+from dpc.saliency import prompt_saliency, saliency_block
 from dpc.types import Saliency
 from tests.eager_oracle import (
     PROMPT,
@@ -278,10 +278,10 @@ def test_the_scale_that_keeps_gradients_clear_of_tiny_numbers_changes_no_digit(
 ) -> None:
     lm = shared_lm("llama")
     scaled = saliency(lm, instance(lm), way=way)
-    assert gradient_scale(lm) > 1
-    monkeypatch.setattr("dpc.saliency.gradient_scale", lambda lm: 1.0)
+    assert lm.gradient_scale > 1
+    monkeypatch.setattr(FrozenLM, "gradient_scale", 1.0)
     assert torch.equal(scaled.scores, saliency(lm, instance(lm), way=way).scores)
 
 
 def test_half_precision_has_no_room_for_a_scale() -> None:
-    assert gradient_scale(tiny_lm("llama", torch.float16)) == 1
+    assert tiny_lm("llama", torch.float16).gradient_scale == 1

@@ -240,6 +240,13 @@ def test_gradients_are_cut_to_the_norm(lm: FrozenLM, tmp_path: Path) -> None:
     assert (tiny - start).norm() < 0.1 * (free - start).norm()
 
 
+def test_the_scale_of_gradients_changes_no_digit(lm: FrozenLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled = tune(lm, TRAIN, [], SMALL, tmp_path / "a").vectors
+    assert lm.gradient_scale > 1
+    monkeypatch.setattr(FrozenLM, "gradient_scale", 1.0)
+    assert torch.equal(scaled, tune(lm, TRAIN, [], SMALL, tmp_path / "b").vectors)
+
+
 def test_a_bfloat16_model_is_tuned_with_a_float32_prompt(tmp_path: Path) -> None:
     lm = tiny_lm("llama", torch.bfloat16, layers=2)
     reports: list[TuningProgress] = []

@@ -23,7 +23,7 @@ from dpc.blocks import Around, Forward, pass_through, replaced_forward
 from dpc.capture import capture_attention, check_reproduces
 from dpc.engine import Decoded
 from dpc.lm import FrozenLM
-from dpc.saliency import gradient_scale, loss_gradient, saliency_block
+from dpc.saliency import loss_gradient, saliency_block
 from dpc.types import HeadReduction
 
 _NO_LABEL = -100
@@ -57,7 +57,7 @@ def local_influence(
             standing = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
             lm.last_logits(batch.hidden, 0, standing)
         losses, gradient = loss_gradient(lm, seen.hidden.detach(), batch.labels)
-        scale = gradient_scale(lm)
+        scale = lm.gradient_scale
         [scaled] = torch.autograd.grad(seen.hidden, seen.output, gradient * scale)
         gradient = scaled / scale
     longest = max(each.request.prompt_length for each in decoded)

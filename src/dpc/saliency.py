@@ -140,18 +140,9 @@ def _block_by_block(
 ) -> Float[Tensor, " batch"]:
     walk = walk_forward(lm, batch.embedded, prefix, layers[0])
     losses, gradient = loss_gradient(lm, walk.hidden, batch.labels)
-    scale = gradient_scale(lm)
+    scale = lm.gradient_scale
     walk_backward(lm, walk, gradient * scale, layers, lambda layer, call, scaled: reduce(layer, call, scaled / scale))
     return losses
-
-
-def gradient_scale(lm: FrozenLM) -> float:
-    """What a loss is multiplied by on the way back, and its gradient divided by where it is used.
-
-    Of a model that is sure of its tokens, gradients times attention are smaller than a float's normal numbers, and a
-    CPU is many times slower with those. A power of two changes no digit. Half precision has no room for it.
-    """
-    return 1.0 if lm.dtype == torch.float16 else 2.0**48
 
 
 def loss_gradient(
@@ -185,7 +176,7 @@ def _in_one_graph(
     lm: FrozenLM, batch: _Batch, prefix: PromptPrefix | None, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
     leaf: list[Tensor] = []
-    scale = gradient_scale(lm)
+    scale = lm.gradient_scale
 
     def visit(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
         if layer == layers[0]:

@@ -185,11 +185,11 @@ def _gradient(
 ) -> tuple[Float32[Tensor, "prompt d"], float]:
     leaf = vectors.detach().requires_grad_(True)
     targets = sum(len(target) for _, target in rows)
-    gradient, loss = torch.zeros_like(vectors), 0.0
+    gradient, loss, scale = torch.zeros_like(vectors), 0.0, job.lm.gradient_scale
     for start in range(0, len(rows), job.settings.batch_size):
         with torch.enable_grad(), _autocast(job):
             share = target_loss(job.lm, leaf, rows[start : start + job.settings.batch_size]) / targets
-        gradient += torch.autograd.grad(share, leaf)[0]
+        gradient += torch.autograd.grad(share * scale, leaf)[0] / scale
         loss += share.item()
     norm = gradient.norm().item()
     _refuse_not_finite("training loss", loss, norm)

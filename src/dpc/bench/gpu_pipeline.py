@@ -72,5 +72,5 @@ def _answers(large: Large, decoder: Decoder, name: str, tau: float) -> list[Answ
 
 
 UNLIKE = "a step costs a GPU as much for half of the rows, and second answers of random weights are unlike the first"
-HEAD = "a vocabulary of 128,256 tokens: the head, there and back, is most of it"
+HEAD = "the head over 128,256 tokens has twice the weights of a block, and runs there and back over every position"
 POINT = Point({PRICE: None, FASTER: Target(">=", 6.0), TRIGGER: Target("<=", 0.03, HEAD)}, _measure)

@@ -56,6 +56,7 @@ def test_slots_equal_one_at_a_time_on_every_architecture(architecture: str) -> N
         assert decoder.all(requests, 30) == alone
         again = [replace(request, draft=answer.ids) for request, answer in zip(requests, alone, strict=True)]
         assert decoder.all(again, 30) == alone
+        assert architecture != "llama" or recordings(decoder)
 
 
 def test_recorded_passes_write_what_passes_write_and_what_a_cpu_writes() -> None:
@@ -63,9 +64,7 @@ def test_recorded_passes_write_what_passes_write_and_what_a_cpu_writes() -> None
     requests = zoo_requests(on_cpu, 200)
     decoder = Decoder(lm, DecodingSettings(batch_size=32))
     written = decoder.all(requests, 160)
-    assert decoder._model is not None
-    assert decoder._model._replay is not None
-    assert decoder._model._replay._recorded
+    assert recordings(decoder)
     assert Decoder(lm, DecodingSettings(batch_size=32, cuda_graphs=False)).all(requests, 160) == written
     there = Decoder(on_cpu).all(requests, 160)
     assert sum(a == b for a, b in zip(written, there, strict=True)) >= 0.99 * len(written)
@@ -106,8 +105,11 @@ def test_recordings_are_made_anew_when_the_cache_moves() -> None:
     lm = on_gpu(tiny_lm("llama"))
     lm.model.generation_config.eos_token_id = [lm.vocab_size]
     decoder = Decoder(lm, DecodingSettings(batch_size=2, draft_tokens=0))
-    for request in requests_for(lm, 2):
-        assert decoder.all([request], 400) == greedy(lm, [request], 400)
+    first, second = requests_for(lm, 2)
+    assert decoder.all([first], 400) == greedy(lm, [first], 400)
+    # Those made before the cache grew last, at 384 positions, are gone.
+    assert min(length for _, _, length, _ in recordings(decoder)) >= 384
+    assert decoder.all([second], 400) == greedy(lm, [second], 400)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -173,6 +175,13 @@ def test_the_whole_method_answers_as_on_a_cpu() -> None:
         answers = dict(method.answer(Decoder(lm), [request.question for request in requests], 160))
         found.append([answers[index].final.ids for index in range(len(requests))])
     assert sum(a == b for a, b in zip(*found, strict=True)) >= 97
+
+
+def recordings(decoder: Decoder) -> list[tuple[int, ...]]:
+    """Rows, tokens a row, positions and whether a trail is left, of every pass that is recorded."""
+    assert decoder._model is not None
+    assert decoder._model._replay is not None
+    return list(decoder._model._replay._recorded)
 
 
 def relative_error(ours: Tensor, truth: Tensor) -> float:

@@ -104,7 +104,7 @@ class AttentionCall:
             return output[:, :, before:], lse[:, :, before:].detach()
         groups = query.shape[1] // self.key.shape[1]
         key, value = (part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in (self.key, self.value))
-        if query.device.type == "cuda" and query.dtype != torch.float64 and query.shape[-1] % 8 == 0:
+        if _cuda_tells_lse(query):
             mask = None if mask is None else _aligned(_as_float(mask, query.dtype)).expand(*query.shape[:2], -1, -1)
             output, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
                 query, key, value, mask, compute_log_sumexp=True, is_causal=mask is None, scale=self.scale
@@ -160,6 +160,13 @@ def _as_float(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _cuda_tells_lse(query: Tensor) -> bool:
+    """Whether the fused kernel that tells the log-sum-exp takes such queries on their device."""
+    if query.device.type != "cuda" or query.dtype == torch.float64 or query.shape[-1] % 8:
+        return False
+    return query.dtype != torch.bfloat16 or torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _aligned(mask: Tensor) -> Tensor:

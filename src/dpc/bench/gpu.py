@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from dpc.bench.figures import Measured, Point, Target
-from dpc.bench.measure import Bench, Unavailable, alternate, share_equal
+from dpc.bench.measure import Bench, Subject, Unavailable, alternate, share_equal
 from dpc.bench.opponent import naive
 from dpc.engine import Decoder, Request
 from dpc.lm import FrozenLM, load_lm
@@ -111,15 +111,21 @@ def step_bytes(lm: FrozenLM) -> float:
 
 
 def _measure(bench: Bench) -> Iterator[Measured]:
+    yield from _speed(bench)
+    torch.cuda.empty_cache()
+    yield Measured(EQUAL, *_equal())
+
+
+def _speed(bench: Bench) -> Iterator[Measured]:
     large = Large.make(4 if bench.quick else 32, torch.bfloat16)
     # Without drafts: every pass writes one token, as the limit says.
     settings = DecodingSettings(batch_size=BATCH, draft_tokens=0)
-    decoders = {"dpc": Decoder(large.lm, settings), "compiled": Decoder(large.lm, settings.model_copy(update=COMPILE))}
-    first: dict[str, float] = {}
-    for name, decoder in decoders.items():
-        [first[name]] = alternate({name: partial(large.decode, decoder)}, 1)[name]
-    ours = {name: partial(large.decode, decoder) for name, decoder in decoders.items()}
-    seconds = bench.seconds({"naive": large.generate, **ours})
+    compiled = settings.model_copy(update={"compile": True})
+    subjects: dict[str, Subject] = {"naive": large.generate}
+    for name, chosen in (("dpc", settings), ("compiled", compiled)):
+        subjects[name] = partial(large.decode, Decoder(large.lm, chosen))
+    first = {name: taken for name, [taken] in alternate(subjects, 1).items()}
+    seconds = bench.seconds(subjects)
     bandwidth = copy_bandwidth()
     limit = step_bytes(large.lm) / bandwidth
     raw = {"seconds": seconds, "first run's seconds": first, "copy bytes/s": bandwidth, "least seconds a step": limit}
@@ -127,9 +133,6 @@ def _measure(bench: Bench) -> Iterator[Measured]:
         yield Measured(faster, seconds["naive"] / seconds[name], raw | SIZES)
         # The question's own pass is counted as if it were steps: against us.
         yield Measured(share, limit * NEW_TOKENS / seconds[name], raw | SIZES)
-    del large, decoders, ours
-    torch.cuda.empty_cache()
-    yield Measured(EQUAL, *_equal())
 
 
 def _equal() -> tuple[float, dict[str, int]]:
@@ -139,7 +142,6 @@ def _equal() -> tuple[float, dict[str, int]]:
     return equal, {"equal": round(equal * BATCH), "of": BATCH}
 
 
-COMPILE = {"compile": True}
 SMALL = "a step without a compiler is many small operations that each read and write what the next one reads again"
 POINT = Point(
     {

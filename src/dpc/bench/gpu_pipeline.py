@@ -54,6 +54,7 @@ def _measure(bench: Bench) -> Iterator[Measured]:
         float(local_influence(large.lm, decoded)[0].values.sum())
 
     ours("prompt_tuning")
+    theirs()
     subjects: dict[str, Subject] = {"naive": theirs, "trigger": trigger}
     subjects |= {name: partial(ours, name) for name in ("prompt_tuning", "dpc")}
     seconds = bench.seconds(subjects)

@@ -20,7 +20,7 @@ Pass = Callable[[Tensor, Tensor, int, bool], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    graph: torch.cuda.CUDAGraph
+    replay: Callable[[], None]
     ids: Int[Tensor, "row time"]
     positions: Int[Tensor, "row time"]
     predicted: Int[Tensor, "row time"]
@@ -36,11 +36,12 @@ class Replay:
         self._make, self._possible = make, True
         self._recorded: dict[tuple[int, ...], _Recorded] = {}
         self._pool: Any = None
+        self._side: torch.cuda.Stream | None = None
 
     def __call__(
         self, ids: Int[Tensor, "row time"], positions: Int[Tensor, "row time"], length: int, trail: bool
     ) -> Int[Tensor, "row time"]:
-        """What ``make`` gives back. It stands where the next pass of this shape writes: use it before that."""
+        """What ``make`` gives back. Recordings share their memory: use it, or copy it, before any next pass."""
         if not self._possible:
             return self._make(ids, positions, length, trail)
         key = (*ids.shape, length, int(trail))
@@ -52,7 +53,7 @@ class Replay:
             self._recorded[key] = recorded
         recorded.ids.copy_(ids, non_blocking=True)
         recorded.positions.copy_(positions, non_blocking=True)
-        recorded.graph.replay()
+        recorded.replay()
         return recorded.predicted
 
     def forget(self) -> None:
@@ -62,27 +63,25 @@ class Replay:
 
     def _record(self, ids: Tensor, positions: Tensor, length: int, trail: bool) -> _Recorded | None:
         ids, positions = ids.clone(), positions.clone()
-        # Once without recording, aside as the recording will be: libraries set themselves up, compilers compile.
-        side = torch.cuda.Stream(ids.device)
-        side.wait_stream(torch.cuda.current_stream(ids.device))
-        with torch.cuda.stream(side):
-            self._make(ids, positions, length, trail)
-        torch.cuda.current_stream(ids.device).wait_stream(side)
+        current = torch.cuda.current_stream(ids.device)
+        self._side = self._side or torch.cuda.Stream(ids.device)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with (
-                torch.cuda.device(ids.device),
-                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-            ):
-                predicted = self._make(ids, positions, length, trail)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            # Some models look at a number in the middle of a pass, which a recording cannot.
-            self._possible = False
-            self.forget()
-            reason = str(error).partition("\n")[0]
-            warnings.warn(f"steps are not recorded as CUDA graphs, so decoding is slower: {reason}", stacklevel=2)
-            return None
-        return _Recorded(graph, ids, positions, predicted)
+        self._side.wait_stream(current)
+        graph, predicted = torch.cuda.CUDAGraph(), None
+        # The outer one gives the current stream back, which a recording that fails does not.
+        with torch.cuda.device(ids.device), torch.cuda.stream(self._side):
+            # Once without recording: libraries set themselves up, compilers compile.
+            self._make(ids, positions, length, trail)
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
+                    predicted = self._make(ids, positions, length, trail)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                # Some models look at a number in the middle of a pass, which a recording cannot.
+                self._possible = False
+                self.forget()
+                reason = str(error.__context__ or error).partition("\n")[0]
+                warnings.warn(f"steps are not recorded as CUDA graphs, so decoding is slower: {reason}", stacklevel=2)
+        current.wait_stream(self._side)
+        return None if predicted is None else _Recorded(graph.replay, ids, positions, predicted)

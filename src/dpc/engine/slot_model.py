@@ -21,8 +21,8 @@ from dpc.implementation import AttentionImplementation
 from dpc.lm import FrozenLM
 from dpc.prefix import PromptPrefix
 
-# Readings of at most so many tokens are a draft with the token before it, not a question.
-_FEW_TOKENS = 17
+# Passes in which no row reads more tokens than this have one of a few shapes, where those are recorded.
+_GRID_WIDTH = 17
 
 
 class SlotModel:
@@ -31,7 +31,7 @@ class SlotModel:
     def __init__(self, lm: FrozenLM, slots: int, *, compiled: bool = False, recorded: bool = True) -> None:
         self.lm, self.slots, self.capacity, self.pace = lm, slots, 0, pace_on(lm.device)
         # Only passes of a few tokens a row: their shapes change along few dimensions, and there are thousands of them.
-        self._few = torch.compile(lm.model.forward, dynamic=True) if compiled else lm.model
+        self._few = _compiled(lm.model.forward) if compiled else lm.model
         self._replay = Replay(self._pass) if recorded and lm.device.type == "cuda" else None
         # Slots read with our attention, which must be the model's own before anything is decoded with it.
         check_reproduces(lm)
@@ -84,7 +84,7 @@ class SlotModel:
     def read(self, readings: Sequence[Reading], trail: bool) -> list[list[int]]:
         """One pass over what rows read; for each what greedy decoding would write after its last ``kept`` tokens."""
         self._reserve(max(reading.stop for reading in readings))
-        if self.pace.fixed_shapes and max(len(reading.tokens) for reading in readings) <= _FEW_TOKENS:
+        if self.pace.fixed_shapes and max(len(reading.tokens) for reading in readings) <= _GRID_WIDTH:
             return self._read_grid(readings, trail)
         packed = pack(readings, self.lm.device)
         window = Window(packed.rows, packed.positions, None, packed.length)
@@ -188,6 +188,20 @@ class SlotModel:
                 handle.remove()
         logits: Tensor = output.logits
         return logits
+
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward`` compiled, once with the hook that keeps a trail and once without."""
+    from torch._dynamo import config
+
+    compiled = torch.compile(forward, dynamic=True)
+
+    def call(**keywords: Any) -> Any:
+        # By default a hook that comes after a compilation is passed over in silence.
+        with config.patch(skip_nnmodule_hook_guards=False):
+            return compiled(**keywords)
+
+    return call
 
 
 def _power_of_two(number: int) -> int:

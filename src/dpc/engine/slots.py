@@ -146,7 +146,8 @@ class SlotDecoder:
         slots = self._rows[: running[-1][0] + 1]
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
         positions = [slot.position if slot else None for slot in slots]
-        written = self._model.steps(tokens, positions, self._model.pace.steps, _trail(running))
+        count = min(self._model.pace.steps, max(slot.limit - len(slot.written) for _, slot in running))
+        written = self._model.steps(tokens, positions, count, _trail(running))
         columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
         for row, slot in running:
@@ -154,6 +155,7 @@ class SlotDecoder:
             self._take(slot, columns[row])
             slot.forward_passes += len(slot.written) - before + (slot.finish == "eos")
             slot.seconds += seconds
+            slot.guess = ()
 
     def _take(self, slot: _Slot, tokens: Sequence[int]) -> None:
         before = len(slot.written)

@@ -29,9 +29,11 @@ def rows_of(lm: FrozenLM, rows: list[tuple[str, str]]) -> list[TokenRow]:
     return encode_rows(lm, rows, LENGTH, None, "training")
 
 
-def loss_and_gradient(lm: FrozenLM, vectors: Tensor, rows: list[TokenRow]) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    lm: FrozenLM, vectors: Tensor, rows: list[TokenRow], shared_prompt: bool = True
+) -> tuple[Tensor, Tensor]:
     leaf = vectors.clone().requires_grad_(True)
-    loss = target_loss(lm, leaf, rows)
+    loss = target_loss(lm, leaf, rows, shared_prompt)
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
@@ -53,6 +55,17 @@ def test_loss_and_gradient_are_those_of_peft(architecture: str) -> None:
     targets = sum(len(target) for _, target in rows)
     torch.testing.assert_close(loss / targets, expected.detach(), rtol=1e-5, atol=1e-6)
     assert (gradient / targets - parameter.grad).norm() < 1e-5 * parameter.grad.norm()
+
+
+@pytest.mark.parametrize("shortest", ["", "a"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_prompt_that_is_shared_is_one_in_front_of_each_row(architecture: str, shortest: str) -> None:
+    lm = tiny_lm(architecture, layers=2)
+    rows = rows_of(lm, [("a far longer question =", " 2"), ("c =", " a far longer answer"), (shortest, " 4")])
+    prompt = init_prompt(lm, LENGTH, "random", seed=0).vectors
+    shared, plain = (loss_and_gradient(lm, prompt, rows, shared_prompt) for shared_prompt in (True, False))
+    for ours, theirs in zip(shared, plain, strict=True):
+        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "mistral"])
@@ -118,6 +131,10 @@ def test_updates_hold_rows_of_like_length_in_no_order_of_length() -> None:
     padding = sum(top * len(update) for top, update in zip(longest, updates, strict=True)) / sum(lengths)
     assert padding < 1.15
     assert longest[:16] != sorted(longest[:16])
+    at_random = epoch_updates(lengths, 8, seed=0, epoch=0, by_length=False)
+    assert sorted(index for update in at_random for index in update) == list(range(512))
+    spread = [max(lengths[index] for index in update) - min(lengths[index] for index in update) for update in at_random]
+    assert sum(spread) / len(spread) > 60
 
 
 def test_a_row_may_fill_the_limit_and_not_exceed_it(lm: FrozenLM) -> None:

@@ -108,6 +108,26 @@ def test_tuning_lowers_the_loss_and_leaves_the_model_alone(lm: FrozenLM, tmp_pat
     assert all(parameter.grad is None for parameter in lm.model.parameters())
 
 
+def test_the_plain_way_tunes_to_the_same_prompt(lm: FrozenLM, tmp_path: Path) -> None:
+    fast, plain = (
+        tune(lm, TRAIN, DEV, changed(SMALL, shared_prompt=shared), tmp_path / str(shared)).vectors
+        for shared in (True, False)
+    )
+    start = init_prompt(lm, LENGTH, "random", seed=0).vectors
+    assert not torch.equal(fast, plain)
+    assert (fast - plain).norm() < 1e-4 * (fast - start).norm()
+
+
+def test_rows_may_be_taken_at_random(lm: FrozenLM, tmp_path: Path) -> None:
+    losses = []
+    for by_length in (True, False):
+        reports: list[TuningProgress] = []
+        settings = changed(SMALL, by_length=by_length, learning_rate=1e-30)
+        tune(lm, TRAIN, [], settings, tmp_path / str(by_length), progress=reports.append)
+        losses.append([report.loss for report in reports])
+    assert losses[0] != losses[1]
+
+
 def test_accumulated_batches_tune_as_one_large_batch(lm: FrozenLM, tmp_path: Path) -> None:
     large = changed(SMALL, batch_size=6, gradient_accumulation=1)
     parts = changed(SMALL, batch_size=2, gradient_accumulation=3)

@@ -52,6 +52,12 @@ class TuningSettings(_Group):
     max_length: int | None = Field(
         None, ge=1, description="longest row in tokens, prompt included; none: the model's context"
     )
+    by_length: bool = Field(
+        True, description="rows of like length together, among 16 updates' worth, which saves padding; false: at random"
+    )
+    shared_prompt: bool = Field(
+        True, description="run the prompt through the model once for all rows of a pass; false: in front of each"
+    )
 
 
 class MethodSettings(_Group):

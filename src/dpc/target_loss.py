@@ -49,25 +49,35 @@ def encode_rows(
     return encoded
 
 
-def epoch_updates(lengths: Sequence[int], rows_per_update: int, seed: int, epoch: int) -> list[list[int]]:
-    """The row indices of every update of an epoch, rows of like length together; a function of its arguments alone."""
+def epoch_updates(
+    lengths: Sequence[int], rows_per_update: int, seed: int, epoch: int, by_length: bool = True
+) -> list[list[int]]:
+    """The row indices of every update of an epoch, a function of its arguments alone.
+
+    by_length: rows of like length together; otherwise at random.
+    """
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     order = torch.randperm(len(lengths), generator=generator).tolist()
     window = BUCKET_UPDATES * rows_per_update
     updates: list[list[int]] = []
     for start in range(0, len(order), window):
-        bucket = sorted(order[start : start + window], key=lambda index: lengths[index])
+        bucket = order[start : start + window]
+        if by_length:
+            bucket.sort(key=lambda index: lengths[index])
         updates += [bucket[at : at + rows_per_update] for at in range(0, len(bucket), rows_per_update)]
     return [updates[at] for at in torch.randperm(len(updates), generator=generator).tolist()]
 
 
-def target_loss(lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: Sequence[TokenRow]) -> Float[Tensor, ""]:
+def target_loss(
+    lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: Sequence[TokenRow], shared_prompt: bool = True
+) -> Float[Tensor, ""]:
     """Cross-entropy of the targets after ``[prompt | question]``: summed over their tokens, in nats.
 
     The loss of prompt tuning (arXiv 2503.13208, section 3.1). The prompt is a prefix that no row changes: its keys and
-    values are computed once for all rows, differentiably. Rows are padded on the right without a mask: a causal model
-    reads nothing that stands to the right. ``vectors`` are cast to the model's type where they enter it.
+    values are computed once for all rows, differentiably (shared_prompt), or it stands in front of each. Rows are
+    padded on the right without a mask: a causal model reads nothing that stands to the right. ``vectors`` are cast to
+    the model's type where they enter it.
     """
     widest = max(len(question) + len(target) for question, target in rows) - 1
     ids = torch.zeros(len(rows), widest, dtype=torch.long)
@@ -79,10 +89,14 @@ def target_loss(lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: Sequence
     embedded = lm.embed(ids.to(lm.device))
     # The prompt's last position predicts the first token where a question is empty.
     first = min(len(question) for question, _ in rows)
-    cache, before = _shared_prefix(lm, vectors.to(embedded), len(rows))
-    logits = lm.last_logits(embedded, widest - first + bool(first), {"past_key_values": cache, "use_cache": True})
-    if not first:
-        logits = torch.cat((before.expand(len(rows), -1, -1), logits), dim=1)
+    if shared_prompt:
+        cache, before = _shared_prefix(lm, vectors.to(embedded), len(rows))
+        logits = lm.last_logits(embedded, widest - first + bool(first), {"past_key_values": cache, "use_cache": True})
+        if not first:
+            logits = torch.cat((before.expand(len(rows), -1, -1), logits), dim=1)
+    else:
+        prompts = vectors.to(embedded).expand(len(rows), -1, -1)
+        logits = lm.last_logits(torch.cat((prompts, embedded), dim=1), widest - first + 1)
     return functional.cross_entropy(
         logits.flatten(0, 1), labels[:, first:].flatten().to(logits.device), ignore_index=UNLABELLED, reduction="sum"
     )

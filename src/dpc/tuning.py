@@ -166,7 +166,7 @@ def _updates(job: _Job, step: int) -> Iterator[list[TokenRow]]:
     lengths = [len(question) + len(target) for question, target in job.train]
     epoch, done = divmod(step, math.ceil(len(job.train) / rows_per_update))
     for later in count(epoch):
-        updates = epoch_updates(lengths, rows_per_update, job.settings.seed, later)
+        updates = epoch_updates(lengths, rows_per_update, job.settings.seed, later, job.settings.by_length)
         for update in updates[done if later == epoch else 0 :]:
             yield [job.train[index] for index in update]
 
@@ -188,7 +188,8 @@ def _gradient(
     gradient, loss, scale = torch.zeros_like(vectors), 0.0, job.lm.gradient_scale
     for start in range(0, len(rows), job.settings.batch_size):
         with torch.enable_grad(), _autocast(job):
-            share = target_loss(job.lm, leaf, rows[start : start + job.settings.batch_size]) / targets
+            batch = rows[start : start + job.settings.batch_size]
+            share = target_loss(job.lm, leaf, batch, job.settings.shared_prompt) / targets
         gradient += torch.autograd.grad(share * scale, leaf)[0] / scale
         loss += share.item()
     norm = gradient.norm().item()
@@ -213,7 +214,8 @@ def _measure(job: _Job, state: TuningState) -> tuple[float | None, float | None]
         rows = sorted(job.dev, key=lambda row: len(row[0]) + len(row[1]))
         with torch.no_grad(), _autocast(job):
             parts = [
-                target_loss(job.lm, state.vectors, rows[at : at + size]).item() for at in range(0, len(rows), size)
+                target_loss(job.lm, state.vectors, rows[at : at + size], job.settings.shared_prompt).item()
+                for at in range(0, len(rows), size)
             ]
         dev_loss = sum(parts) / sum(len(target) for _, target in rows)
         _refuse_not_finite("dev loss", dev_loss)

@@ -283,6 +283,7 @@ plain, plain_with_trails, compiled, compiled_with_trails = found
 for one, other in ((plain, compiled), (plain, plain_with_trails), (plain, compiled_with_trails)):
     assert [each.generation for each in one] == [each.generation for each in other]
 for one, other in zip(plain_with_trails, compiled_with_trails, strict=True):
+    assert (one.trail is None) == (other.trail is None) == (not one.generation.ids)
     if one.trail is not None:
         torch.testing.assert_close(one.trail.hidden, other.trail.hidden, rtol=1e-4, atol=1e-4)
 assert not counters["graph_break"], counters["graph_break"]

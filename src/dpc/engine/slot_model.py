@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -97,12 +98,13 @@ class SlotModel:
         """The same with padding: where rows read a few tokens each, a shape that comes again is worth more."""
         width = 1 + _power_of_two(max(len(reading.tokens) for reading in readings) - 1)
         shape = self._leading(max(reading.row for reading in readings) + 1), width
-        ids, positions = torch.zeros(shape, dtype=torch.long), torch.full(shape, self.capacity)
+        ids, positions = np.zeros(shape, np.int64), np.full(shape, self.capacity, np.int64)
         for reading in readings:
-            ids[reading.row, : len(reading.tokens)] = torch.tensor(reading.tokens)
-            positions[reading.row, : len(reading.tokens)] = torch.arange(reading.start, reading.stop)
-        device, length = self.lm.device, self._seen(max(reading.stop for reading in readings))
-        rows = (self._replay or self._pass)(ids.to(device), positions.to(device), length, trail).tolist()
+            ids[reading.row, : len(reading.tokens)] = reading.tokens
+            positions[reading.row, : len(reading.tokens)] = range(reading.start, reading.stop)
+        tokens, places = (torch.from_numpy(array).to(self.lm.device) for array in (ids, positions))
+        length = self._seen(max(reading.stop for reading in readings))
+        rows = (self._replay or self._pass)(tokens, places, length, trail).tolist()
         return [rows[reading.row][: len(reading.tokens)][-reading.kept :] for reading in readings]
 
     @torch.inference_mode()

@@ -88,8 +88,7 @@ class SlotDecoder:
     def _admit(self, queue: list[Request]) -> None:
         """Fill free rows, as far as one pass can read the questions and drafts that come with them."""
         rows = [row for row, slot in enumerate(self._rows) if slot is None]
-        waiting = len(rows) < self._model.slots and len(rows) < self._model.pace.free_share * self._model.slots
-        if not queue or not rows or waiting:
+        if not queue or not rows or len(rows) < self._model.pace.free_share * self._model.slots:
             return
         queue.sort(key=lambda request: len(request.question) + len(request.draft))
         lm, tokens, kept = self._model.lm, 0, 0

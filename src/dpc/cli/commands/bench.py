@@ -10,7 +10,7 @@ import typer
 
 def bench(
     points: Annotated[
-        list[str] | None, typer.Argument(help="What to measure; none: everything, which takes an hour.")
+        list[str] | None, typer.Argument(help="What to measure; none: everything, which takes over half an hour.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each thing, in turn; the median counts.")] = 5,
     quick: Annotated[

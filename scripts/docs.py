@@ -42,8 +42,8 @@ NOTES = {
     "scripts": "the generator of documentation, the order of the rooms",
     "src": "the package",
     "src/dpc/py.typed": "type checkers may trust the annotations",
-    "src/dpc/recipes/paper": "recipes of the paper's tables, one for each model and task",
-    "src/dpc/recipes/paper/*.yaml": "a model on a task, with the paper's settings",
+    "src/dpc/run/recipes/paper": "recipes of the paper's tables, one for each model and task",
+    "src/dpc/run/recipes/paper/*.yaml": "a model on a task, with the paper's settings",
     "src/dpc/report/web": "what pages are made of: templates, one style sheet, scripts; no library",
     "src/dpc/report/web/base.html.j2": "head, policy, style and scripts of every page",
     "src/dpc/report/web/run.html.j2": "the page of a run",
@@ -79,7 +79,7 @@ NOTES = {
 
 
 # Directories that the tree shows as one line: files of one kind, of which the first explains the others.
-FOLDED = ("bench", "cli/commands", "recipes/paper", "report/web", "zoo/data", "zoo/model")
+FOLDED = ("cli/commands", "run/recipes/paper", "report/web", "zoo/data", "zoo/model")
 
 
 class DocsError(Exception):
@@ -254,14 +254,14 @@ def finding(argument: str) -> list[str]:
 
 def seeds(argument: str) -> list[str]:
     """Accuracy over tuning seeds, of ``docs/results/ARGUMENT-seeds.json``, a copy of a run's ``seeds.json``."""
-    from dpc.report.seeds import markdown_table
+    from dpc.report.seeds_table import markdown_table
 
     return markdown_table(_kept(f"{argument}-seeds.json", "seeds.json")).splitlines()
 
 
 def bench(_: str) -> list[str]:
     """The table of ``benchmarks/results.jsonl``, which ``dpc bench --write`` keeps."""
-    from dpc.bench.table import markdown_lines, read_lines
+    from benchmarks.table import markdown_lines, read_lines
 
     return markdown_lines(read_lines(ROOT / "benchmarks/results.jsonl"))
 
@@ -310,5 +310,5 @@ def main(check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "src"))
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
     sys.exit(min(1, main(check="--check" in sys.argv[1:])))

@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from dpc.runs import RecordFile
+from dpc.records.directory import RecordFile
 from dpc.stats import wilson
 from dpc.tasks import get_task
 from dpc.types import Example

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from dpc.lm import FrozenLM
+from dpc.model.lm import FrozenLM
 from tests.tiny_models import tiny_lm
 
 Instance = tuple[Tensor, list[int], list[int]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpc.runs import RunDirectory
+from dpc.records.directory import RunDirectory
 from dpc.tasks import data_sha256
 from dpc.tasks.gsm8k import TASK
 from dpc.types import Answer, Cost, Decision, Example, Generation, Record

@@ -16,21 +16,21 @@ import pytest
 import torch
 
 import dpc.cli
-from dpc.bench.figures import Figure, Measured, Point, Target, figures
-from dpc.bench.measure import Bench, Unavailable, alternate, load, run_alone
-from dpc.bench.opponent import FOLDER, naive
-from dpc.bench.plot import Series, log_chart
-from dpc.bench.points import POINTS, get_point
-from dpc.bench.saliency import growth
-from dpc.bench.table import keep_lines, markdown_lines, read_lines
-from dpc.corruption import corrupt
+from benchmarks import naive
+from benchmarks.figures import Figure, Measured, Point, Target, figures
+from benchmarks.measure import FOLDER, Bench, Unavailable, alternate, load, run_alone
+from benchmarks.plot import Series, log_chart
+from benchmarks.points import POINTS, get_point
+from benchmarks.saliency import growth
+from benchmarks.table import keep_lines, markdown_lines, read_lines
 from dpc.errors import UserError
-from dpc.flow import rationale_influence
-from dpc.lm import FrozenLM
-from dpc.saliency import prompt_saliency
-from dpc.soft_prompt import init_prompt, save_adapter
-from dpc.target_loss import encode_rows, target_loss
-from dpc.trigger import affected_share
+from dpc.flow.measures import rationale_influence
+from dpc.flow.saliency import prompt_saliency
+from dpc.flow.trigger import affected_share
+from dpc.model.lm import FrozenLM
+from dpc.prompt.corruption import corrupt
+from dpc.prompt.soft_prompt import init_prompt, save_adapter
+from dpc.prompt.target_loss import encode_rows, target_loss
 from tests.eager_oracle import instance, relative_error
 from tests.tiny_models import tiny_lm
 
@@ -68,32 +68,32 @@ def test_the_opponent_knows_nothing_of_this_package() -> None:
 
 def test_naive_saliency_is_ours(lm: FrozenLM) -> None:
     prompt, question, rationale = instance(lm)
-    maps = naive().saliency(lm.model, prompt.float(), question, rationale, range(lm.layers))
+    maps = naive.saliency(lm.model, prompt.float(), question, rationale, range(lm.layers))
     ours = prompt_saliency(lm, prompt, [question], [rationale])[0]
     theirs = torch.stack([matrix[len(prompt) :, : len(prompt)] for matrix in maps.values()])
     assert relative_error(ours.scores, theirs) < 1e-4
     influence = maps[lm.layers - 1][len(prompt) + len(question) :, : len(prompt)].mean(dim=1)
-    assert naive().affected_share(influence) == affected_share(rationale_influence(ours)).ratio
+    assert naive.affected_share(influence) == affected_share(rationale_influence(ours)).ratio
 
 
 @pytest.mark.parametrize("gamma", [0.0, 10.0, 50.0])
 def test_naive_corruption_is_ours(gamma: float) -> None:
     vectors = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(naive().corrupt(vectors, 2, gamma), corrupt(vectors, 2, gamma))
+    assert torch.equal(naive.corrupt(vectors, 2, gamma), corrupt(vectors, 2, gamma))
 
 
 @pytest.mark.parametrize("by_length", [True, False])
 def test_naive_answers_in_batches_are_those_of_one_at_a_time(lm: FrozenLM, by_length: bool) -> None:
     prompt = init_prompt(lm, 3, "sample-vocab", 0).vectors
     questions = [lm.encode("x" * n) for n in (9, 1, 5, 30, 2)]
-    together = naive().generate(lm.model, questions, [prompt] * 5, 6, 2, by_length)
-    assert together == [naive().generate(lm.model, [question], [prompt], 6, 1)[0] for question in questions]
+    together = naive.generate(lm.model, questions, [prompt] * 5, 6, 2, by_length)
+    assert together == [naive.generate(lm.model, [question], [prompt], 6, 1)[0] for question in questions]
 
 
 def test_naive_reads_the_prompt_of_an_adapter(lm: FrozenLM, tmp_path: Path) -> None:
     prompt = init_prompt(lm, 3, "sample-vocab", 0)
     save_adapter(prompt, lm, tmp_path, {})
-    assert torch.equal(naive().read_prompt(tiny_lm("llama").model, tmp_path), prompt.vectors)
+    assert torch.equal(naive.read_prompt(tiny_lm("llama").model, tmp_path), prompt.vectors)
 
 
 @pytest.mark.parametrize("by_length", [True, False])
@@ -101,7 +101,7 @@ def test_naive_tuning_lowers_the_loss(lm: FrozenLM, by_length: bool) -> None:
     rows = encode_rows(lm, [(f"{n} =", f" {n}{n}") for n in range(8)], 3, None, "training")
     start = init_prompt(lm, 3, "random", 0).vectors
     settings: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.05, "warmup_steps": 1}
-    tuned = naive().tune(lm.model, start, rows, steps=12, by_length=by_length, seed=0, **settings)
+    tuned = naive.tune(lm.model, start, rows, steps=12, by_length=by_length, seed=0, **settings)
     assert target_loss(lm, tuned, rows) < 0.9 * target_loss(lm, start, rows)
     assert not lm.model.training
 
@@ -163,7 +163,7 @@ def test_every_point_loads_and_declares_targets() -> None:
 
 def test_subjects_of_memory_are_where_they_are_said_to_be() -> None:
     for module in ("saliency", "pipeline"):
-        subjects = import_module(f"dpc.bench.{module}").SUBJECTS
+        subjects = import_module(f"benchmarks.{module}").SUBJECTS
         assert all(callable(load(subject)) for subject in subjects.values())
 
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dpc.attention_call import AttentionCall
 from dpc.engine import Decoder, Request
 from dpc.engine.plain import greedy
-from dpc.flow import rationale_influence
-from dpc.lm import FrozenLM, load_lm
-from dpc.local_influence import local_influence
+from dpc.flow.local_influence import local_influence
+from dpc.flow.measures import rationale_influence
+from dpc.flow.saliency import prompt_saliency
 from dpc.methods import build_method
 from dpc.methods.base import Setup
-from dpc.saliency import prompt_saliency
+from dpc.model.attention_call import AttentionCall
+from dpc.model.lm import FrozenLM, load_lm
+from dpc.prompt.soft_prompt import SoftPrompt, init_prompt
 from dpc.settings import DecodingSettings
-from dpc.soft_prompt import SoftPrompt, init_prompt
 from dpc.tasks import get_task
-from tests.test_sixteen_bits import NEW_TOKENS, TIE, first_difference, requests_for, sixteen_bit_lm
+from tests.model.test_sixteen_bits import NEW_TOKENS, TIE, first_difference, requests_for, sixteen_bit_lm
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_compiled_passes_write_the_same() -> None:
     """In a process without the checks of shapes that tests switch on, which compilers cannot see through."""
     program = """
 from dpc.engine import Decoder
-from dpc.lm import load_lm
+from dpc.model.lm import load_lm
 from dpc.settings import DecodingSettings
 from tests.test_gpu import zoo_requests
 

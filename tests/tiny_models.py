@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from dpc.lm import FrozenLM
+from dpc.model.lm import FrozenLM
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi3", "olmo2")
 HIDDEN, HEADS, KV_HEADS, CONTEXT, WINDOW = 32, 4, 2, 512, 10

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from dpc.cli.lab import answer, page
+from dpc.cli.server import PageServer
 from dpc.cli.session import Session
-from dpc.lm import load_lm
-from dpc.server import PageServer
+from dpc.model.lm import load_lm
+from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.settings import Settings
-from dpc.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.tasks import get_task
 from tests.browser.conftest import Browser
 from tests.report.examples import HOSTILE

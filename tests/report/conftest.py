@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dpc.results import summarize
+from dpc.records.results import summarize
 from dpc.types import Record
 from tests.report.examples import calibration, results, thousand
 

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from dpc.flow.trigger import calibrate
+from dpc.records.results import summarize
 from dpc.report import write_page
-from dpc.results import summarize
-from dpc.trigger import calibrate
 from dpc.types import Answer, Cost, Decision, Generation, Reason, Record, Score
 
 N = 1000

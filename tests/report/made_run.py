@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dpc.results import summarize, threshold_curve
-from dpc.runs import RunDirectory
+from dpc.records.directory import RunDirectory
+from dpc.records.results import summarize, threshold_curve
 from dpc.types import Answer, Cost, Decision, Example, Generation, Record, Score
 from tests.report.examples import MENDED, STEPS, calibration, results
 

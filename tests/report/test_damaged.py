@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpc.errors import UserError
 from dpc.report import write_page
-from dpc.report.figures import ticks
+from dpc.report.inline_svg import ticks
 from tests.report.made_run import rows, write_run
 
 

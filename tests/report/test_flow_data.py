@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpc.flow import accumulation_profile, has_accumulated, prompt_to_question, prompt_to_rationale
+from dpc.flow.measures import accumulation_profile, has_accumulated, prompt_to_question, prompt_to_rationale
 from dpc.report import flow_data
 from dpc.report.flow_data import DEEPEST, Flow, flow_json, quantize
 from dpc.types import Saliency, Spans

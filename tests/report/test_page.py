@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpc.cli import run_command
+from dpc.records.results import summarize
 from dpc.report import baseline_verdict, live_page, page_data, verdict, write_page, write_trace_page
 from dpc.report.document import SCRIPTS, asset, script_json
 from dpc.report.page_data import Instance, Pass, outcome, payload
-from dpc.results import summarize
 from dpc.types import Decision, Example, Generation, Record, Score
 from tests.report.examples import HOSTILE, Page, page_of, put_everywhere, results
 from tests.report.made_run import TAU, retold, rows, tokens_of, write_run

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpc.methods import METHODS
+from dpc.records.results import summarize
 from dpc.report import (
     COLUMNS,
     baseline_verdict,
@@ -26,7 +27,6 @@ from dpc.report import (
 from dpc.report.formats import number, p_value, points
 from dpc.report.schema import parse
 from dpc.report.table import BLOCKS
-from dpc.results import summarize
 from dpc.types import Record
 from tests.report.examples import Page, page_of, pairs, record, results
 

@@ -12,9 +12,9 @@ from dpc.analysis.instances import Evaluation, Instance, Sample
 from dpc.analysis.measure import measure_flows, measure_map
 from dpc.analysis.store import InstanceFlow, InstanceMap, Store
 from dpc.errors import UserError
-from dpc.flow import shallow_layers
-from dpc.lm import FrozenLM
-from dpc.soft_prompt import SoftPrompt
+from dpc.flow.measures import shallow_layers
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.tasks import Task
 
 Load = Callable[[], tuple[FrozenLM, SoftPrompt]]

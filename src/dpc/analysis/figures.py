@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dpc.analysis.charts import Chart, CoOccurrence, Distributions, HeatMap, HeatMaps, LayerCurves, Means, pooled_map
 from dpc.analysis.columns import attention_sinks, gathering_columns
 from dpc.analysis.instances import Instance
 from dpc.analysis.statistics import (
@@ -24,7 +25,6 @@ from dpc.analysis.statistics import (
     typical,
 )
 from dpc.analysis.store import Array, InstanceFlow, InstanceMap
-from dpc.report.charts import Chart, CoOccurrence, Distributions, HeatMap, HeatMaps, LayerCurves, Means, pooled_map
 from dpc.report.formats import number, p_value
 from dpc.settings import ActSettings
 from dpc.stats import RankTest, mann_whitney

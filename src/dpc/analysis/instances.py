@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dpc.errors import UserError
-from dpc.runs import RunDirectory
+from dpc.records.directory import RunDirectory
 from dpc.settings import MethodSettings
 from dpc.types import Example
 

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from dpc.analysis.store import Array, InstanceFlow, InstanceMap
-from dpc.flow import (
+from dpc.flow.flow_map import flow_map
+from dpc.flow.measures import (
     accumulation_profile,
     concentration,
     late_flow,
@@ -17,12 +18,11 @@ from dpc.flow import (
     rationale_influence,
     shallow_layers,
 )
-from dpc.flow_map import flow_map
-from dpc.lm import FrozenLM
-from dpc.saliency import prompt_saliency
+from dpc.flow.saliency import prompt_saliency
+from dpc.flow.trigger import affected_share
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import MethodSettings
-from dpc.soft_prompt import SoftPrompt
-from dpc.trigger import affected_share
 from dpc.types import Saliency
 
 

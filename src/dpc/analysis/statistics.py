@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dpc.analysis.charts import Curve, Mean, Share
 from dpc.analysis.store import Array, InstanceFlow
-from dpc.report.charts import Curve, Mean, Share
 from dpc.stats import CountTest, fisher_exact, wilson
 
 RESAMPLES = 10_000

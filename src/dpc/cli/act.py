@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpc.act_search import ACT, SearchProgress, search_heads
 from dpc.cli.stages import command_line, progress_bars, screen
 from dpc.files import write_json
-from dpc.lm import FrozenLM
-from dpc.pipeline import Data, load_prompt
-from dpc.runs import RunDirectory
+from dpc.model.lm import FrozenLM
+from dpc.records.directory import RunDirectory
+from dpc.run.act_search import ACT, SearchProgress, search_heads
+from dpc.run.stages import Data, load_prompt
 from dpc.settings import Settings
 
 

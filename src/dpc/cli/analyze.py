@@ -14,19 +14,19 @@ import pyarrow as pa
 from pyarrow import parquet
 from rich.table import Table
 
+from dpc.analysis.charts import Columns
 from dpc.analysis.collect import Collector, recorded_difference
 from dpc.analysis.figures import FIGURES, Figure, Material, MissingError, build_figure
 from dpc.analysis.instances import Evaluation, Sample, draw, read_evaluation
+from dpc.analysis.plots import save_figure
 from dpc.analysis.statistics import changed_flow
 from dpc.analysis.store import Store
 from dpc.cli.stages import command_line, progress_bars, screen, table
 from dpc.errors import UserError
 from dpc.files import read_json, write_atomically, write_json
-from dpc.lm import FrozenLM
-from dpc.report.charts import Columns
-from dpc.report.plots import save_figure
-from dpc.runs import RunDirectory, source_state, versions
-from dpc.soft_prompt import SoftPrompt, load_adapter
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
+from dpc.records.directory import RunDirectory, source_state, versions
 from dpc.tasks import task_of_run
 
 # A measured S_late this far from the recorded one, as a share, is no rounding any more.

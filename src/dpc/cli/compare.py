@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dpc.compare import Compared, Pair
+from dpc.records.compare import Compared, Pair
 from dpc.report.formats import UNDEFINED, p_value, percent, points
 from dpc.report.table import label
 from dpc.stats import Interval

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dpc.cli.server import TOKEN_HEADER, PageServer, serve
 from dpc.cli.session import Session
 from dpc.errors import UserError
 from dpc.report import live_page
 from dpc.report.document import asset, script_json
 from dpc.report.page_data import payload
-from dpc.server import TOKEN_HEADER, PageServer, serve
 
 # Where the slider stands for a prompt that was not calibrated: half of the late tokens.
 _TAU = 0.5

@@ -12,8 +12,8 @@ from dpc.errors import UserError
 from dpc.tasks import TASKS
 
 if TYPE_CHECKING:
-    from dpc.lm import FrozenLM
-    from dpc.pipeline import Data
+    from dpc.model.lm import FrozenLM
+    from dpc.run.stages import Data
     from dpc.settings import Settings
 
 Model = Annotated[str, typer.Option(help="Hub id or local folder of a causal language model; `zoo` ships with dpc.")]
@@ -58,7 +58,7 @@ def settings_for(model: str, assignments: list[str] | None) -> Settings:
 
 def load_data(task: str, split: str, source: str | None, settings: Settings, limit: int | None = None) -> Data:
     """The rows of a split, or its first ``limit``."""
-    from dpc.pipeline import Data
+    from dpc.run.stages import Data
     from dpc.tasks import get_task
 
     return Data.load(get_task(task), split, source, limit, settings.task)
@@ -66,7 +66,7 @@ def load_data(task: str, split: str, source: str | None, settings: Settings, lim
 
 def load_model(model: str, dtype: str, device: str, revision: str | None = None) -> FrozenLM:
     """A frozen model, loaded without a word of transformers on the terminal."""
-    from dpc.lm import load_lm
+    from dpc.model.lm import load_lm
 
     quiet_transformers()
     return load_lm(model, dtype=dtype, device=device, revision=revision)

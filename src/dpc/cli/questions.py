@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpc.act_search import load_act
 from dpc.engine import Decoder, Request, check_fits
 from dpc.errors import UserError
-from dpc.lm import FrozenLM
 from dpc.methods import build_method, use_calibration
-from dpc.pipeline import load_calibration, load_prompt, method_setup
+from dpc.model.lm import FrozenLM
+from dpc.run.act_search import load_act
+from dpc.run.stages import load_calibration, load_prompt, method_setup
 from dpc.settings import Settings
 from dpc.tasks import Task
 from dpc.types import Answer, Example

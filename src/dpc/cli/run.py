@@ -11,7 +11,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from dpc.act_search import ACT
 from dpc.cli.act import calibrate_act_with_progress
 from dpc.cli.options import load_model, quiet_transformers
 from dpc.cli.stages import (
@@ -25,18 +24,19 @@ from dpc.cli.stages import (
 )
 from dpc.errors import UserError
 from dpc.files import read_json, write_json
-from dpc.lm import FrozenLM
 from dpc.methods import use_calibration
-from dpc.pipeline import CALIBRATION, Data, calibration_inputs, load_prompt, needs_prompt, tuning_inputs
-from dpc.plan import GIB, Plan, Stage, draws_figures, look_at, make_plan, seed_directories, with_seed
-from dpc.preflight import prepare
-from dpc.recipes import Draft, Recipe
-from dpc.report.seeds import rich_table
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
+from dpc.records.directory import RecordFile, RunDirectory, file_sha256
+from dpc.records.seeds import summarize_seeds
+from dpc.report.seeds_table import rich_table
 from dpc.report.table import label
-from dpc.runs import RecordFile, RunDirectory, file_sha256
-from dpc.seeds import summarize_seeds
+from dpc.run.act_search import ACT
+from dpc.run.plan import GIB, Plan, Stage, draws_figures, look_at, make_plan, seed_directories, with_seed
+from dpc.run.preflight import prepare
+from dpc.run.recipes import Draft, Recipe
+from dpc.run.stages import CALIBRATION, Data, calibration_inputs, load_prompt, needs_prompt, tuning_inputs
 from dpc.settings import Settings
-from dpc.soft_prompt import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
 
 SEEDS_FILE = "seeds.json"
 

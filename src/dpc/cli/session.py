@@ -9,17 +9,17 @@ from dpc.cli.questions import check_text
 from dpc.engine import Request, check_fits
 from dpc.errors import UserError
 from dpc.files import read_json
-from dpc.flow import prompt_to_question, prompt_to_rationale
-from dpc.flow_map import map_arrays
-from dpc.lm import FrozenLM
-from dpc.pipeline import CALIBRATION, load_calibration, load_prompt
+from dpc.flow.flow_map import map_arrays
+from dpc.flow.measures import prompt_to_question, prompt_to_rationale
+from dpc.methods.trace import Trace, Tracer
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import SoftPrompt
+from dpc.records.directory import versions
 from dpc.report.flow_data import Flow
 from dpc.report.page_data import Instance, Pass
-from dpc.runs import versions
+from dpc.run.stages import CALIBRATION, load_calibration, load_prompt
 from dpc.settings import MethodSettings, Settings
-from dpc.soft_prompt import SoftPrompt
 from dpc.tasks import Task
-from dpc.trace import Trace, Tracer
 from dpc.types import Example, Generation, Score
 
 # What R, and with it the meaning of tau, does not depend on: here it may be changed without another calibration.

@@ -11,13 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dpc.act_search import load_act
-from dpc.evaluate import Progress as Answered
 from dpc.files import write_json
-from dpc.lm import FrozenLM
-from dpc.maps import write_maps
 from dpc.methods import use_calibration
-from dpc.pipeline import (
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import SoftPrompt
+from dpc.prompt.tuning import TuningProgress
+from dpc.records.directory import RunDirectory
+from dpc.report import rich_table, threshold_verdict, verdict, write_page
+from dpc.run.act_search import load_act
+from dpc.run.evaluate import Progress as Answered
+from dpc.run.maps import write_maps
+from dpc.run.stages import (
     CALIBRATION,
     Data,
     calibrate_prompt,
@@ -26,11 +30,7 @@ from dpc.pipeline import (
     load_prompt,
     tune_prompt,
 )
-from dpc.report import rich_table, threshold_verdict, verdict, write_page
-from dpc.runs import RunDirectory
 from dpc.settings import Settings
-from dpc.soft_prompt import SoftPrompt
-from dpc.tuning import TuningProgress
 
 screen = Console(stderr=True)
 table = Console()

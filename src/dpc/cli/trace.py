@@ -15,10 +15,10 @@ from rich.text import Text
 from dpc.cli.session import Session
 from dpc.cli.terminal import differences, heat_strip, is_plain, printable, profile_strip
 from dpc.errors import UserError
-from dpc.flow_map import map_arrays, save_arrays
+from dpc.flow.flow_map import map_arrays, save_arrays
+from dpc.flow.trigger import SHORTEST_RATIONALE
+from dpc.methods.trace import Trace
 from dpc.report import write_trace_page
-from dpc.trace import Trace
-from dpc.trigger import SHORTEST_RATIONALE
 from dpc.types import middle
 
 

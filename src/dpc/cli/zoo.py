@@ -26,7 +26,7 @@ def train_with_progress(output: Path, resume: bool, changes: dict[str, Any]) -> 
     """Train the model by the recipe, with ``changes`` that are not None, showing loss, speed and time left."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from dpc.zoo.recipe import Recipe
+    from dpc.zoo.build import Recipe
     from dpc.zoo.train import TrainingProgress, train
 
     recipe = Recipe(**{name: value for name, value in changes.items() if value is not None})

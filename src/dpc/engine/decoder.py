@@ -10,8 +10,8 @@ from dpc.engine.request import Decoded, Request, by_length
 from dpc.engine.slot_model import SlotModel
 from dpc.engine.slots import SlotDecoder
 from dpc.errors import UserError
-from dpc.lm import FrozenLM
-from dpc.prefix import PrefixStore
+from dpc.model.lm import FrozenLM
+from dpc.prompt.prefix import PrefixStore
 from dpc.settings import DecodingSettings
 from dpc.types import Generation
 

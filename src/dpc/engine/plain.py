@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dpc.engine.request import Request, check_fits
-from dpc.lm import FrozenLM
+from dpc.model.lm import FrozenLM
 from dpc.types import Finish, Generation
 
 

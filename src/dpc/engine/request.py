@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dpc.errors import UserError
-from dpc.lm import FrozenLM
-from dpc.soft_prompt import SoftPrompt
+from dpc.model.lm import FrozenLM
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Generation
 
 

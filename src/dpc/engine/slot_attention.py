@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from dpc.capture import read_call
 from dpc.engine.packed import Pack
-from dpc.position_mask import position_mask
+from dpc.model.capture import read_call
+from dpc.model.position_mask import position_mask
 
 # Two names and not one function that looks which is meant: compilers cannot see through a context variable.
 ROWS, PACKED = "dpc_slots", "dpc_packed_slots"

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from dpc.prefix import PromptPrefix
+from dpc.prompt.prefix import PromptPrefix
 
 
 @dataclass(slots=True)

@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dpc.blocks import decoder_blocks
-from dpc.capture import check_reproduces
 from dpc.engine.pace import pace_on
 from dpc.engine.packed import Reading, pack
 from dpc.engine.replay import Replay
 from dpc.engine.request import Trail
 from dpc.engine.slot_attention import PACKED, ROWS, packed_as, register
 from dpc.engine.slot_cache import SlotCache, Window, unwritten
-from dpc.implementation import AttentionImplementation
-from dpc.lm import FrozenLM
-from dpc.prefix import PromptPrefix
+from dpc.model.attention_switch import AttentionImplementation
+from dpc.model.blocks import decoder_blocks
+from dpc.model.capture import check_reproduces
+from dpc.model.lm import FrozenLM
+from dpc.prompt.prefix import PromptPrefix
 
 # Passes in which no row reads more tokens than this have one of a few shapes, where those are recorded.
 _GRID_WIDTH = 17

@@ -12,7 +12,7 @@ from dpc.engine.drafts import LONGEST, FirstAnswerDraft, SharedDraft
 from dpc.engine.packed import Reading
 from dpc.engine.request import Decoded, Request, check_fits
 from dpc.engine.slot_model import SlotModel
-from dpc.prefix import PrefixStore
+from dpc.prompt.prefix import PrefixStore
 from dpc.types import Finish, Generation
 
 # A draft needs logits at every position: at most this many numbers in one pass.

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpc.act_attention import SinkCalibration, calibrated_attention
 from dpc.engine import Decoder, Request, by_length
 from dpc.engine.plain import greedy
+from dpc.methods.act_attention import SinkCalibration, calibrated_attention
 from dpc.methods.base import Setup
 from dpc.methods.prompt_tuning import single_pass
-from dpc.soft_prompt import SoftPrompt
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Answer, Cost
 
 

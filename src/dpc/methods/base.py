@@ -8,8 +8,8 @@ from typing import Protocol
 
 from dpc.engine import Decoder
 from dpc.errors import UserError
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import ActSettings, MethodSettings
-from dpc.soft_prompt import SoftPrompt
 from dpc.types import Answer
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from dpc.engine import Decoded, Decoder, Request
-from dpc.flow import accumulation_profile, has_accumulated, rationale_influence, shallow_layers
-from dpc.local_influence import Influence, local_influence
+from dpc.flow.local_influence import Influence, local_influence
+from dpc.flow.measures import accumulation_profile, has_accumulated, rationale_influence, shallow_layers
+from dpc.flow.saliency import SaliencyWay, prompt_saliency
+from dpc.flow.trigger import SHORTEST_RATIONALE, too_short
 from dpc.methods.policy import Policy, TracedToken, four_digits
-from dpc.saliency import SaliencyWay, prompt_saliency
-from dpc.soft_prompt import SoftPrompt
-from dpc.trigger import SHORTEST_RATIONALE, too_short
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Answer, Cost, Decision, Saliency
 
 # Judging keeps one block where tracing keeps all: that many times as many instances take part in a pass.

@@ -9,12 +9,12 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from dpc.corruption import corrupt
-from dpc.flow import key_token, late_flow
+from dpc.flow.measures import key_token, late_flow
+from dpc.flow.trigger import ALWAYS, decide
 from dpc.methods.draw import draw, draw_position
+from dpc.prompt.corruption import corrupt
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import MethodSettings
-from dpc.soft_prompt import SoftPrompt
-from dpc.trigger import ALWAYS, decide
 from dpc.types import Decision
 
 

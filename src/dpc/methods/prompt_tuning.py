@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dpc.engine import Decoder, Request
 from dpc.methods.base import Setup
-from dpc.soft_prompt import SoftPrompt
+from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Answer, Cost
 
 

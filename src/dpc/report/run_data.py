@@ -11,10 +11,10 @@ from typing import Any
 from dpc.errors import UserError
 from dpc.files import read_json
 from dpc.methods import BASELINE
+from dpc.records.directory import RunDirectory
 from dpc.report.flow_data import Flow, read_flow
 from dpc.report.page_data import Instance, Pass
 from dpc.report.schema import Results, read_results
-from dpc.runs import RunDirectory
 from dpc.settings import MethodSettings
 from dpc.types import Generation, Record, Score
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpc.methods import BASELINE
-from dpc.report import figures
-from dpc.report.figures import Estimate, Mark, Number, Point, Tick
+from dpc.report import inline_svg
 from dpc.report.formats import UNDEFINED, number, percent, points, seconds
+from dpc.report.inline_svg import Estimate, Mark, Number, Point, Tick
 from dpc.report.page_data import Instance
 from dpc.report.schema import CalibrationResult, Results, Trigger, TriggerCurve
 from dpc.report.table import label
@@ -42,7 +42,7 @@ def accuracy_charts(results: Results) -> list[tuple[str, str]]:
     told = "; ".join(f"{each.name} {each.words}" for each in accuracies)
     charts = [
         (
-            figures.interval_chart(accuracies, alt=f"Accuracy: {told}.", label="accuracy, %"),
+            inline_svg.interval_chart(accuracies, alt=f"Accuracy: {told}.", label="accuracy, %"),
             "Accuracy with Wilson’s 95% interval. The axis does not begin at zero.",
         )
     ]
@@ -54,7 +54,7 @@ def accuracy_charts(results: Results) -> list[tuple[str, str]]:
         ]
         told = "; ".join(f"{each.name} {each.words}" for each in differences)
         alt = f"Difference to prompt tuning in points: {told}."
-        chart = figures.interval_chart(differences, alt=alt, label="difference to prompt tuning, points", zero=True)
+        chart = inline_svg.interval_chart(differences, alt=alt, label="difference to prompt tuning, points", zero=True)
         charts.append((chart, "Difference to prompt tuning on the same instances, with Tango’s 95% interval."))
     return charts
 
@@ -105,7 +105,7 @@ def _curve(what: str, series: Sequence[Sequence[Point]], tau: float, y_range: tu
         at_tau = next((value for at, value in points_of if at == _tau_at(tau)), None)
         if at_tau is not None:
             told.append(f"{at_tau:.1f}% on the {name}")
-    chart = figures.line_chart(
+    chart = inline_svg.line_chart(
         series,
         alt=f"{what.capitalize()} against the threshold; at tau = {tau_words(tau)}: {', '.join(told) or 'not known'}.",
         labels=("threshold τ", f"{what}, %"),
@@ -151,7 +151,7 @@ def detection(
         shown = f"R of {sum(good):,} right and {sum(bad):,} wrong first answers"
         alt = f"{shown}; the threshold is {tau_words(trigger.tau)}."
         mark = Mark(min(max(trigger.tau, 0.0), 1.0), f"τ = {tau_words(trigger.tau)}")
-        chart = figures.mirrored_histogram(
+        chart = inline_svg.mirrored_histogram(
             good, bad, names, alt=alt, label="% of right (▲) and of wrong (▼) first answers", mark=mark
         )
         charts.append(
@@ -165,7 +165,7 @@ def detection(
             [(_tau_at(p.tau), None if p.precision is None else 100 * p.precision) for p in test.points],
             [(_tau_at(p.tau), None if p.recall is None else 100 * p.recall) for p in test.points],
         ]
-        chart = figures.line_chart(
+        chart = inline_svg.line_chart(
             series,
             alt=f"Precision and recall of the trigger against the threshold; chosen: {tau_words(trigger.tau)}.",
             labels=("threshold τ", "precision and recall, %"),

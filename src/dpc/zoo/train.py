@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dpc.errors import UserError
 from dpc.files import write_atomically
-from dpc.zoo.recipe import Batch, Recipe, batches, make_optimizers, new_model, rate, train_tokenizer
+from dpc.zoo.build import Batch, Recipe, batches, make_optimizers, new_model, rate, train_tokenizer
 
 CHECKPOINT = "checkpoint"
 

@@ -29,7 +29,7 @@ def analyze(
 ) -> None:
     """Draw the paper's figures from the flow of information in a run's instances, with data, tests and captions."""
     from dpc.cli.analyze import analyze_with_progress, figure_names
-    from dpc.runs import RunDirectory
+    from dpc.records.directory import RunDirectory
 
     analyze_with_progress(
         RunDirectory(run),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+import dpc
+from dpc.errors import UserError
 
 
 def bench(
@@ -23,9 +27,22 @@ def bench(
     write: Annotated[bool, typer.Option("--write", help="Keep the figures in benchmarks/results.jsonl.")] = False,
 ) -> None:
     """Measure dpc against what a careful user of PEFT and transformers would write (benchmarks/naive.py)."""
-    from dpc.bench.points import check_points
+    _find_benchmarks()
+    from benchmarks.points import check_points
 
     check_points(points or [])
-    from dpc.cli.bench import run_bench
+    from benchmarks.command import run_bench
 
     run_bench(points or [], repeats, quick, prompt, as_json, write)
+
+
+def _find_benchmarks() -> None:
+    """Make ``benchmarks/`` importable: it is part of the checkout, not of the package.
+
+    Raises ``UserError`` where dpc runs from no checkout.
+    """
+    checkout = Path(dpc.__file__).resolve().parents[2]
+    if not (checkout / "benchmarks" / "naive.py").is_file():
+        raise UserError("dpc bench: no benchmarks/ beside this package; run it in a checkout, installed with pip -e")
+    if str(checkout) not in sys.path:
+        sys.path.append(str(checkout))

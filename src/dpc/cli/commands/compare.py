@@ -17,7 +17,7 @@ def compare(
 ) -> None:
     """Compare two runs, or two methods, on the rows that both answered: difference, intervals, test, settings."""
     from dpc.cli.compare import print_comparison
-    from dpc.compare import Side, compare_runs
+    from dpc.records.compare import Side, compare_runs
 
     compared = compare_runs(Side.parse(a), Side.parse(b), method)
     if as_json:

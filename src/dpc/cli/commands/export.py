@@ -27,8 +27,8 @@ def export(
     ] = None,
 ) -> None:
     """Write every record of a run as parquet, a row each, or as sample files of lm-evaluation-harness."""
-    from dpc.export import Export, write_lm_eval, write_parquet
-    from dpc.runs import RunDirectory
+    from dpc.records.directory import RunDirectory
+    from dpc.records.export import Export, write_lm_eval, write_parquet
 
     found = Export.read(RunDirectory(run))
     known = found.load_task(task)

@@ -51,7 +51,7 @@ def run(
 
     What is not said here is the recipe's, else what stands in brackets.
     """
-    from dpc.recipes import draft_recipe
+    from dpc.run.recipes import draft_recipe
 
     if as_json and not dry_run:
         raise UserError("--json: expected together with --dry-run; a run leaves its numbers in results.json")

@@ -1,0 +1,1 @@
+"""The frozen language model and its attention: the one package that knows transformers' internals."""

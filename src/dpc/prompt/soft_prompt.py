@@ -1,0 +1,284 @@
+"""A soft prompt as a value: how it starts, and how it is kept on disk, as a PEFT adapter with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float, Float32, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dpc.errors import UserError
+from dpc.files import write_atomically
+from dpc.model.lm import FrozenLM
+from dpc.settings import Init
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PROVENANCE_FILE = "dpc.json"
+WEIGHTS_KEY = "prompt_embeddings"
+FORMAT_VERSION = 1
+
+# Words, digits, spaces, accents, symbols and line ends: where tokenizers with one vocabulary come to differ.
+PROBE_TEXT = "Ada paid $1,234.50 for 7 books;\n\tshe'd  have 3/4 left. Déjà vu — 東京 🙂 #### 42\n"
+
+
+@dataclass(frozen=True, slots=True)
+class SoftPrompt:
+    """Learned vectors that stand before a question, always float32, and the name of the model they steer.
+
+    sha256: of the vectors (``prompt_sha256``); two prompts are equal where it and the model's name are.
+    """
+
+    vectors: Float32[Tensor, "prompt d"] = field(compare=False, repr=False)
+    base_model: str
+    sha256: str
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "prompt d"], base_model: str) -> SoftPrompt:
+        """A prompt of a float32 copy of ``vectors``, on their device, with its hash."""
+        copy = vectors.detach().to(torch.float32, copy=True).contiguous()
+        return cls(copy, base_model, prompt_sha256(copy))
+
+
+def prompt_sha256(vectors: Float32[Tensor, "prompt d"]) -> str:
+    """SHA-256 of ``"<prompt>x<d>"``, a line end, and the values as little-endian float32, row by row."""
+    digest = hashlib.sha256(f"{vectors.shape[0]}x{vectors.shape[1]}\n".encode())
+    digest.update(vectors.detach().cpu().contiguous().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def init_prompt(lm: FrozenLM, length: int, init: Init, seed: int, text: str | None = None) -> SoftPrompt:
+    """A prompt of ``length`` vectors to start tuning from, on the model's device; the same for the same seed.
+
+    random: normal with the standard deviation of the model's token embeddings: at unit variance (PEFT's choice) they
+    lie some fifty times outside of what the model has seen, and no step of 1e-3 brings them back.
+    sample-vocab: embeddings of tokens drawn from the vocabulary, special tokens and unused rows left out.
+    text: embeddings of ``text``, one training example, its start token included, repeated or trimmed to ``length``
+    (arXiv 2503.13208, appendix A.1).
+
+    Raises ``UserError`` where length is below 1, init is unknown, or init ``text`` has no text.
+    """
+    if length < 1:
+        raise UserError(f"prompt length {length}: expected at least 1 vector")
+    if init not in get_args(Init):
+        raise UserError(f"prompt init '{init}': expected one of {', '.join(get_args(Init))}")
+    generator = torch.Generator().manual_seed(seed)
+    if init == "random":
+        vectors = torch.randn(length, lm.hidden_size, generator=generator) * _embedding_std(lm)
+        return SoftPrompt.of(vectors.to(lm.device), lm.name)
+    if init == "sample-vocab":
+        rows = _real_tokens(lm)
+        ids = rows[torch.randint(len(rows), (length,), generator=generator)]
+    else:
+        encoded = lm.encode(text) if text else []
+        if not encoded:
+            raise UserError("prompt init 'text': expected a text to start from; give one training example")
+        ids = torch.tensor((encoded * -(-length // len(encoded)))[:length])
+    return SoftPrompt.of(_embed(lm, ids), lm.name)
+
+
+def _real_tokens(lm: FrozenLM) -> Int[Tensor, " token"]:
+    special = set(lm.tokenizer.all_special_ids) | set(lm.end_ids)
+    used = {int(row) for row in lm.tokenizer.get_vocab().values()}
+    return torch.tensor(sorted(row for row in used - special if row < lm.vocab_size))
+
+
+@torch.no_grad()
+def _embed(lm: FrozenLM, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d"]:
+    return lm.embed(ids.to(lm.device))
+
+
+def _embedding_std(lm: FrozenLM) -> float:
+    # In chunks, because a float32 copy of a large vocabulary would take gigabytes; embedded, because Gemma scales.
+    tokens, total, squares = _real_tokens(lm), 0.0, 0.0
+    for ids in torch.split(tokens, 4096):
+        values = _embed(lm, ids).float()
+        total += values.sum(dtype=torch.float64).item()
+        squares += values.square().sum(dtype=torch.float64).item()
+    count = len(tokens) * lm.hidden_size
+    return float(max(squares / count - (total / count) ** 2, 0.0) ** 0.5)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the vocabulary, the special tokens, and the ids of one fixed text with special tokens.
+
+    What a tokenizer does, not how its file is written, which changes with the library's version.
+    """
+    behaviour = {
+        "vocabulary": sorted((str(token), int(row)) for token, row in tokenizer.get_vocab().items()),
+        "special": sorted(int(row) for row in tokenizer.all_special_ids),
+        "probe": [int(row) for row in tokenizer(PROBE_TEXT)["input_ids"]],
+    }
+    return hashlib.sha256(json.dumps(behaviour, ensure_ascii=True).encode()).hexdigest()
+
+
+def save_adapter(soft_prompt: SoftPrompt, lm: FrozenLM, directory: Path, provenance: Mapping[str, Any]) -> None:
+    """Write the prompt as a PEFT prompt-tuning adapter, with ``dpc.json`` beside it; made if missing.
+
+    ``peft.PeftModel.from_pretrained(base, directory)`` loads it as it is. ``provenance`` (JSON types) goes into
+    ``dpc.json`` beside what identifies model, tokenizer and prompt, whose names it cannot take. Each file is replaced
+    whole and the weights come last: what a kill leaves behind is refused by ``load_adapter``, never half read.
+
+    Raises ``UserError`` where the directory cannot be written or the prompt does not fit the model.
+    """
+    length, width = soft_prompt.vectors.shape
+    if width != lm.hidden_size:
+        raise UserError(f"prompt has vectors of {width} values, but model '{lm.name}' expects {lm.hidden_size}")
+    stamped = {
+        **provenance,
+        "format_version": FORMAT_VERSION,
+        "base_model": lm.name,
+        "revision": lm.revision,
+        "tokenizer_sha256": tokenizer_fingerprint(lm.tokenizer),
+        "vocab_size": lm.vocab_size,
+        "hidden_size": lm.hidden_size,
+        "prompt_length": length,
+        "prompt_sha256": soft_prompt.sha256,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+    }
+    tensors = {WEIGHTS_KEY: soft_prompt.vectors.detach().cpu().contiguous()}
+    write_atomically(directory / PROVENANCE_FILE, _json_bytes(stamped))
+    write_atomically(directory / CONFIG_FILE, _json_bytes(_peft_config(lm, length)))
+    write_atomically(directory / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
+
+
+def _peft_config(lm: FrozenLM, length: int) -> dict[str, Any]:
+    # Importing peft takes seconds, and only saving needs it.
+    from peft import PromptTuningConfig, TaskType
+
+    config = PromptTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=lm.name,
+        inference_mode=True,
+        num_virtual_tokens=length,
+        token_dim=lm.hidden_size,
+        num_transformer_submodules=1,
+        num_attention_heads=lm.model.config.num_attention_heads,
+        num_layers=lm.layers,
+        # The vectors come from the file: any other value would have PEFT look for a tokenizer to start from.
+        prompt_tuning_init="RANDOM",
+    )
+    return dict(config.to_dict())
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def load_adapter(lm: FrozenLM, directory: Path) -> SoftPrompt:
+    """Read a PEFT prompt-tuning adapter for ``lm``; its vectors, float32, on the model's device.
+
+    With ``dpc.json`` beside it, weights, tokenizer and vocabulary of the model must be those it was tuned on. Without
+    (an adapter made by PEFT alone) it is enough that the shape fits.
+
+    Raises ``UserError`` where the directory or a file is missing or unreadable, the adapter is not a prompt, or it was
+    made for another model.
+    """
+    if not directory.is_dir():
+        raise UserError(f"prompt '{directory}': no such directory; expected one that `dpc tune` or PEFT wrote")
+    config = read_json(directory, CONFIG_FILE)
+    if config.get("peft_type") != "PROMPT_TUNING" or config.get("task_type") not in (None, "CAUSAL_LM"):
+        kind = f"{config.get('peft_type')} for {config.get('task_type')}"
+        raise UserError(f"prompt '{directory}': expected a PROMPT_TUNING adapter for CAUSAL_LM, found {kind}")
+    vectors = _read_vectors(directory)
+    if vectors.shape[0] != config.get("num_virtual_tokens"):
+        stated = f"{CONFIG_FILE} states {config.get('num_virtual_tokens')}"
+        raise UserError(f"prompt '{directory}': {WEIGHTS_FILE} holds {vectors.shape[0]} vectors where {stated}")
+    if vectors.shape[1] != lm.hidden_size:
+        raise UserError(
+            f"prompt '{directory}': its vectors have {vectors.shape[1]} values, but model '{lm.name}' expects "
+            f"{lm.hidden_size}; load the model it was tuned on ({config.get('base_model_name_or_path')})"
+        )
+    if not torch.isfinite(vectors).all():
+        raise UserError(f"prompt '{directory}': {WEIGHTS_FILE} holds values that are not finite; tune it again")
+    base_model = str(config.get("base_model_name_or_path") or lm.name)
+    if (directory / PROVENANCE_FILE).exists():
+        provenance = read_json(directory, PROVENANCE_FILE)
+        _check_provenance(lm, directory, provenance, prompt_sha256(vectors))
+        base_model = str(provenance["base_model"])
+    return SoftPrompt.of(vectors.to(lm.device), base_model)
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+    """The JSON object in one of a prompt's files. Raises ``UserError`` where it is missing or is none."""
+    try:
+        value = json.loads((directory / name).read_bytes())
+    except FileNotFoundError:
+        raise _missing(directory, name) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"prompt '{directory}': {name} is no readable JSON ({_one_line(error)})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"prompt '{directory}': {name} holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def _read_vectors(directory: Path) -> Float32[Tensor, "prompt d"]:
+    path = directory / WEIGHTS_FILE
+    if not path.exists():
+        raise _missing(directory, WEIGHTS_FILE)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            vectors = file.get_tensor(WEIGHTS_KEY)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"prompt '{directory}': {WEIGHTS_FILE} has no readable tensor '{WEIGHTS_KEY}' ({_one_line(error)})"
+        ) from error
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        shape = f"{vectors.dtype} of shape {list(vectors.shape)}"
+        raise UserError(f"prompt '{directory}': expected floating-point vectors [prompt, d], found {shape}")
+    widened: Tensor = vectors.float()
+    return widened
+
+
+def _missing(directory: Path, name: str) -> UserError:
+    return UserError(f"prompt '{directory}': no {name} in it; expected a directory that `dpc tune` finished")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_provenance(lm: FrozenLM, directory: Path, provenance: dict[str, Any], sha256: str) -> None:
+    found_version = provenance.get("format_version")
+    if found_version != FORMAT_VERSION:
+        raise UserError(
+            f"prompt '{directory}': {PROVENANCE_FILE} has format version {found_version}, expected {FORMAT_VERSION}; "
+            "use the dpc version that wrote it"
+        )
+    here: dict[str, tuple[str, Any]] = {
+        "revision": ("weights", lm.revision),
+        "tokenizer_sha256": ("tokenizer", tokenizer_fingerprint(lm.tokenizer)),
+        "vocab_size": ("vocabulary size", lm.vocab_size),
+    }
+    missing = [key for key in (*here, "base_model", "prompt_sha256") if key not in provenance]
+    if missing:
+        raise UserError(f"prompt '{directory}': {PROVENANCE_FILE} lacks {', '.join(missing)}; tune the prompt again")
+    if provenance["prompt_sha256"] != sha256:
+        raise UserError(
+            f"prompt '{directory}': {WEIGHTS_FILE} is not the prompt that {PROVENANCE_FILE} describes; "
+            f"delete {PROVENANCE_FILE} to load it as a plain PEFT adapter"
+        )
+    differing = [
+        f"{label} {_short(provenance[key])} against {_short(value)}"
+        for key, (label, value) in here.items()
+        if provenance[key] != value
+    ]
+    if differing:
+        raise UserError(
+            f"prompt '{directory}': tuned on model '{provenance['base_model']}', which is not model '{lm.name}' "
+            f"({'; '.join(differing)}); load the model it was tuned on or tune a prompt for this one"
+        )
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else str(value)

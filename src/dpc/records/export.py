@@ -1,0 +1,220 @@
+"""Records for other tools: one parquet file, or the sample files of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from dpc.errors import UserError
+from dpc.files import write_atomically
+from dpc.records.directory import RunDirectory
+from dpc.tasks import Task, task_of_run
+from dpc.tasks.base import Grader
+from dpc.types import Example, Generation, Record
+
+# What lm-evaluation-harness writes where a filter finds no answer.
+NO_ANSWER = "[invalid]"
+
+_NAME, _TEXT = pa.dictionary(pa.int32(), pa.string()), pa.string()
+_IDS, _FIGURES = pa.list_(pa.int32()), pa.list_(pa.float64())
+# Evidence of a decision that has a column of its own; what else a method notes is one JSON text.
+_EVIDENCE = {
+    "beta": pa.float64(),
+    "late_flow": pa.float64(),
+    "rationale_loss": pa.float64(),
+    "accumulated": pa.bool_(),
+    "influence": _FIGURES,
+    "profile": _FIGURES,
+}
+_COLUMNS = {
+    "model": _NAME,
+    "task": _NAME,
+    "split": _NAME,
+    "method": _NAME,
+    "example_id": _TEXT,
+    "question": _TEXT,
+    "gold": _TEXT,
+    "choices": pa.list_(pa.string()),
+    "first_text": _TEXT,
+    "first_finish": _NAME,
+    "first_ids": _IDS,
+    "first_correct": pa.bool_(),
+    "first_extracted": _TEXT,
+    "first_reason": _NAME,
+    "second_text": _TEXT,
+    "second_finish": _NAME,
+    "second_ids": _IDS,
+    "correct": pa.bool_(),
+    "extracted": _TEXT,
+    "reason": _NAME,
+    "triggered": pa.bool_(),
+    "ratio": pa.float64(),
+    "threshold": pa.float64(),
+    "key_token": pa.int32(),
+    **_EVIDENCE,
+    "evidence": _TEXT,
+    "forward_passes": pa.int64(),
+    "backward_passes": pa.int64(),
+    "generated_tokens": pa.int64(),
+    "seconds": pa.float64(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A run that was evaluated, read whole: its description, its rows by id, and the records of each method."""
+
+    path: Path
+    made_from: Mapping[str, Any]
+    examples: Mapping[str, Example]
+    records: Mapping[str, list[Record]]
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> Export:
+        """Read ``run``. Raises ``UserError`` where it was not evaluated, or a record belongs to none of its rows."""
+        made_from = run.evaluated()
+        examples = {example.id: example for example in run.read_examples()}
+        records = {name: run.records(name).read() for name in run.methods()}
+        if not any(records.values()):
+            raise UserError(f"{run.path}: holds no records of a method; make them with `dpc eval`")
+        for name, made in records.items():
+            if stray := [record.example_id for record in made if record.example_id not in examples]:
+                raise UserError(f"{run.path}: record {stray[0]} of {name} is of no row in {run.examples.name}")
+        return cls(run.path, made_from, examples, records)
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.made_from["data"]["task"])
+
+    def load_task(self, name: str | None) -> Task:
+        """The run's task; ``name`` is needed for one that is a file. Raises ``UserError`` for another task."""
+        return task_of_run(self.task, name, self.path)
+
+    def pairs(self, method: str) -> Iterator[tuple[int, Example, Record]]:
+        """Number, example and record of each row that ``method`` answered, in the order of the rows."""
+        made = {record.example_id: record for record in self.records[method]}
+        for number, example in enumerate(self.examples.values()):
+            if example.id in made:
+                yield number, example, made[example.id]
+
+
+def parquet_table(export: Export, also_graded: Mapping[str, Grader]) -> pa.Table:
+    """One row a record and method: flat columns, and lists where a figure is one a token (s_i, S_acc, token ids).
+
+    The columns of the second answer are null where there is none; ``correct``, ``extracted`` and ``reason`` are of the
+    answer that counts. A further grader adds the column ``correct_NAME``. The schema's metadata says, as
+    ``dpc.eval``, what the evaluation was made from.
+    """
+    rows = []
+    for method in export.records:
+        for _, example, record in export.pairs(method):
+            text = record.answer.final.text
+            more = {f"correct_{name}": grade(example, text).correct for name, grade in also_graded.items()}
+            rows.append(_flat(export, example, record) | more)
+    columns = _COLUMNS | {f"correct_{name}": pa.bool_() for name in also_graded}
+    return pa.Table.from_pylist(rows, pa.schema(columns, {"dpc.eval": json.dumps(export.made_from)}))
+
+
+def write_parquet(export: Export, also_graded: Mapping[str, Grader], path: Path) -> None:
+    """Write ``parquet_table`` to ``path``. Raises ``UserError`` where it cannot be written."""
+    sink = pa.BufferOutputStream()
+    parquet.write_table(parquet_table(export, also_graded), sink, compression="zstd")
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def _flat(export: Export, example: Example, record: Record) -> dict[str, Any]:
+    answer, decision = record.answer, record.answer.decision
+    evidence = dict(decision.evidence) if decision else {}
+    return {
+        "model": export.made_from["model"]["name"],
+        "task": export.task,
+        "split": export.made_from["data"]["split"],
+        "method": record.method,
+        "example_id": example.id,
+        "question": example.question,
+        "gold": example.answer,
+        "choices": example.choices,
+        **_pass("first", answer.first),
+        "first_correct": record.score_first.correct,
+        "first_extracted": record.score_first.extracted,
+        "first_reason": record.score_first.reason,
+        **_pass("second", answer.second),
+        **asdict(record.score_final),
+        "triggered": decision and decision.triggered,
+        "ratio": decision and decision.ratio,
+        "threshold": decision and decision.threshold,
+        "key_token": decision and decision.key_token,
+        **{name: evidence.pop(name, None) for name in _EVIDENCE},
+        "evidence": json.dumps(evidence) if evidence else None,
+        **asdict(answer.cost),
+    }
+
+
+def _pass(name: str, generation: Generation | None) -> dict[str, Any]:
+    if generation is None:
+        return {}
+    return {f"{name}_text": generation.text, f"{name}_finish": generation.finish, f"{name}_ids": generation.ids}
+
+
+def write_lm_eval(export: Export, task: Task, folder: Path) -> list[Path]:
+    """Write ``MODEL__METHOD/samples_TASK_DATE.jsonl`` for each method, and return the paths.
+
+    The date is that of the method's last record, so that one run always gives the same files.
+    """
+    written = []
+    for method in export.records:
+        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in lm_eval_samples(export, method, task)]
+        seconds = RunDirectory(export.path).records(method).path.stat().st_mtime
+        date = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat().replace(":", "-")
+        model = re.sub(r'["<>:/|\\?*\[\]]+', "__", export.made_from["model"]["name"])
+        name = re.sub(r"\W", "_", task.name)
+        path = folder / f"{model}__{method}" / f"samples_{name}_{date}.jsonl"
+        write_atomically(path, "".join(lines).encode())
+        written.append(path)
+    return written
+
+
+def lm_eval_samples(export: Export, method: str, task: Task) -> Iterator[dict[str, Any]]:
+    """Samples of one method as lm-evaluation-harness logs them: for each grader, a line a row.
+
+    The task's own grader is the filter ``none``; where there are further ones it is ``strict-match`` and those are
+    ``NAME-extract``, as in the harness's gsm8k. ``arguments`` hold the text of the question, ``resps`` the answer that
+    counts: of soft prompts and second passes the layout knows nothing.
+    Layout: https://github.com/EleutherAI/lm-evaluation-harness/tree/034ab03621186e68aa1f73ee1508370580ea77b5, in
+    ``lm_eval/evaluator.py`` (the sample) and ``lm_eval/loggers/evaluation_tracker.py`` (the file).
+    """
+    room = export.made_from["decoding"]["max_new_tokens"] or task.max_new_tokens
+    options: dict[str, Any] = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": room}
+    filters = ["strict-match" if task.also_graded else "none", *(f"{name}-extract" for name in task.also_graded)]
+    for name, grader in zip(filters, [None, *task.also_graded.values()], strict=True):
+        for number, example, record in export.pairs(method):
+            text, prompt, doc = record.answer.final.text, task.prompt(example), asdict(example)
+            score = grader(example, text) if grader else record.score_final
+            yield {
+                "doc_id": number,
+                "doc": doc,
+                "target": example.answer,
+                "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": options}},
+                "resps": [[text]],
+                "filtered_resps": [NO_ANSWER if score.extracted is None else score.extracted],
+                "filter": name,
+                "metrics": ["exact_match"],
+                "doc_hash": _sha256(json.dumps(doc, indent=2, ensure_ascii=False)),
+                "prompt_hash": _sha256(prompt),
+                "target_hash": _sha256(example.answer),
+                "exact_match": float(score.correct),
+            }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The stages of a run: data, tuning, calibration, evaluation; recipes, checks before a run, and its plan."""

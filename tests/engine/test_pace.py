@@ -1,0 +1,104 @@
+"""What pays on a GPU, tried on a CPU: fixed shapes, several steps between two looks, questions that enter together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpc.engine import Decoder, Request
+from dpc.engine.pace import ON_CPU, ON_GPU, pace_on
+from dpc.engine.packed import Reading
+from dpc.engine.slot_model import SlotModel
+from dpc.engine.slots import SlotDecoder
+from dpc.settings import DecodingSettings
+from tests.engine.test_slots import alone, lm_with_many_ends, requests_for, soft_prompt
+from tests.tiny_models import ARCHITECTURES
+
+Shapes = list[tuple[int, int, int]]
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
+    """Decoders keep a GPU's pace; rows, tokens a row and positions of every pass of few tokens are taken down."""
+    taken: Shapes = []
+    make = SlotModel._pass
+
+    def noted(self: SlotModel, ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
+        taken.append((*ids.shape, length))
+        return make(self, ids, positions, length, trail)
+
+    monkeypatch.setattr("dpc.engine.slot_model.pace_on", lambda device: ON_GPU)
+    monkeypatch.setattr(SlotModel, "_pass", noted)
+    return taken
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
+def test_answers_are_the_same_at_either_pace(architecture: str, shapes: Shapes) -> None:
+    lm = lm_with_many_ends(architecture)
+    requests = requests_for(lm, 12, [soft_prompt(lm), None, soft_prompt(lm, 3, seed=1)])
+    expected = alone(lm, requests, 24)
+    for draft_tokens in (0, 3):
+        decoder = Decoder(lm, DecodingSettings(batch_size=4, draft_tokens=draft_tokens))
+        assert decoder.all(requests, 24) == expected
+        drafted = [replace(request, draft=answer.ids) for request, answer in zip(requests, expected, strict=True)]
+        assert decoder.all(drafted, 24) == expected
+    assert shapes
+
+
+def test_shapes_are_few_enough_to_be_recorded(shapes: Shapes) -> None:
+    lm = lm_with_many_ends("llama")
+    requests = requests_for(lm, 200, [soft_prompt(lm), soft_prompt(lm, 9, seed=1)], longest=150)
+    answers = Decoder(lm, DecodingSettings(batch_size=16)).all(requests, 60)
+    assert answers == Decoder(lm, DecodingSettings(batch_size=16, slots=False)).all(requests, 60)
+    rows, widths, lengths = (set(each) for each in zip(*shapes, strict=True))
+    assert rows <= {2, 4, 8, 16}
+    assert widths <= {1, 2, 3, 5, 9, 17}
+    assert lengths <= {128, 256}
+    assert len(shapes) > 5 * len(set(shapes))
+
+
+def test_questions_enter_together(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = lm_with_many_ends("llama")
+    entered: list[int] = []
+    insert = SlotModel.insert
+    monkeypatch.setattr(
+        SlotModel, "insert", lambda self, rows, prefixes: (entered.append(len(rows)), insert(self, rows, prefixes))[1]
+    )
+    Decoder(lm, DecodingSettings(batch_size=16)).all(requests_for(lm, 60, [soft_prompt(lm)]), 40)
+    assert sum(entered) == 60
+    # But for those that are left at the end.
+    assert all(number >= 2 for number in entered[:-1])
+
+
+@pytest.mark.parametrize(("drafting", "looks"), [(3, False), (6, True)])
+def test_it_takes_drafts_in_many_rows_to_be_worth_a_look(
+    drafting: int, looks: bool, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = lm_with_many_ends("llama", [257])
+    requests = [Request([20 + i] * 20, soft_prompt(lm), tag=i) for i in range(8)]
+    monkeypatch.setattr(
+        SlotDecoder, "_draft", lambda self, slot: () if slot.entering or slot.request.tag >= drafting else (30,)
+    )
+    answers = Decoder(lm, DecodingSettings(batch_size=8)).all(requests, 40)
+    assert answers == alone(lm, requests, 40)
+    assert {width for _, width, _ in shapes} == ({2} if looks else {1})
+
+
+def test_padding_leaves_what_other_rows_hold(shapes: Shapes) -> None:
+    lm = lm_with_many_ends("llama")
+    model = SlotModel(lm, 3)
+    texts = [[20 + i for i in range(30)], [40 + i for i in range(25)]]
+    model.read([Reading(row, 0, text) for row, text in enumerate(texts)], trail=True)
+    before = model.trail(0, 0, 30)
+    [[_, *_]] = model.read([Reading(1, 25, [50, 51, 52], kept=3)], trail=True)
+    after = model.trail(0, 0, 30)
+    assert shapes == [(2, 3, 128)]
+    assert all(torch.equal(getattr(before, part), getattr(after, part)) for part in ("hidden", "keys", "values"))
+
+
+def test_a_cpu_and_a_gpu_have_a_pace_each() -> None:
+    assert pace_on(torch.device("cpu")) is ON_CPU
+    assert pace_on(torch.device("cuda", 1)) is pace_on(torch.device("mps")) is ON_GPU

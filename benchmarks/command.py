@@ -1,4 +1,4 @@
-"""What ``dpc bench`` does: measure points one after the other, and show their figures as they come."""
+"""Run ``dpc bench``: measure the points one after another, and show each figure when it is measured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from benchmarks.figures import figures
 from benchmarks.measure import FOLDER, Bench, quiet_peft
 from benchmarks.points import POINTS, get_point
 from benchmarks.table import cells, describe, keep_lines, rich_table
-from dpc.cli.stages import command_line
+from dpc.cli.progress import command_line
 from dpc.records.directory import source_state
 
 RESULTS = FOLDER / "results.jsonl"
 
 
 def run_bench(names: Sequence[str], repeats: int, quick: bool, prompt: Path | None, as_json: bool, write: bool) -> None:
-    """Measure the points called ``names``, all where none is named; a table, or a JSON line a figure."""
+    """Measure the points called ``names``, or all for no names; print a table, or one JSON line per figure."""
     logging.set_verbosity_error()
     quiet_peft()
     logging.disable_progress_bar()
@@ -38,7 +38,7 @@ def run_bench(names: Sequence[str], repeats: int, quick: bool, prompt: Path | No
             else:
                 screen.print("  " + "  ".join(filter(None, cells(measured[-1]))), highlight=False)
         if write:
-            # Point by point: what was measured is kept, whatever happens to the next.
+            # After each point, so that an error in the next one loses nothing.
             keep_lines(RESULTS, measured)
         lines += measured
     if not as_json:

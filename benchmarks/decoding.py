@@ -1,4 +1,4 @@
-"""Greedy decoding against ``generate``, and the second pass with and without drafts."""
+"""Greedy decoding compared with ``generate``, and the second pass with and without drafts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.embedded import Embedded, decode, embedded, parameters, prepare_
 from benchmarks.figures import Measured, Point, Target
 from benchmarks.measure import Bench, share_equal
 from dpc.engine import Request
-from dpc.flow.trigger import ALWAYS
+from dpc.flow.thresholds import ALWAYS
 from dpc.prompt.corruption import corrupt
 from dpc.prompt.soft_prompt import SoftPrompt
 
@@ -19,12 +19,11 @@ EQUAL = "share of equal answers"
 
 
 def _decode(bench: Bench) -> Iterator[Measured]:
-    opponent = naive
     e = embedded(parameters(prepare_prompt(bench.prompt), 200 if bench.quick else 1000))
     prompts = [e.vectors] * len(e.questions)
 
     def generate(by_length: bool) -> list[tuple[int, ...]]:
-        written: list[tuple[int, ...]] = opponent.generate(
+        written: list[tuple[int, ...]] = naive.generate(
             e.lm.model, e.questions, prompts, e.max_new_tokens, e.batch_size, by_length
         )
         return written
@@ -54,8 +53,8 @@ def _decode(bench: Bench) -> Iterator[Measured]:
 
 
 READING = (
-    "drafts save passes, not tokens: questions and answers must be read by both, and on a CPU a pass costs more the "
-    "more tokens it has; attention over 64 short rows is many small products for either"
+    "drafts reduce the number of forward passes, not of tokens; on a CPU the time of a pass grows with its tokens, and "
+    "attention over 64 short rows consists of many small products in both implementations"
 )
 DECODE = Point({SORTED: Target(">=", 2.5, READING), IN_ORDER: None, EQUAL: Target(">=", 1.0)}, _decode)
 
@@ -63,7 +62,7 @@ PRICE, ACCEPTED = "time of a second pass with drafts / without", "tokens a forwa
 
 
 def second_requests(e: Embedded) -> list[Request]:
-    """A second pass for every instance, triggered or not: its corrupted prompt, and its first answer as a draft."""
+    """A second pass for every judged instance: its corrupted prompt, and its first answer as the draft."""
     method, requests, made = e.settings.method, [], {}
     for question, answer in zip(e.questions, replace(e, tau=ALWAYS).answers("dpc"), strict=True):
         if answer.decision is None or answer.decision.key_token is None:

@@ -1,4 +1,4 @@
-"""The embedded model, benchmark and a tuned prompt: what most points are measured on."""
+"""The embedded model, its benchmark and a tuned prompt, on which most points are measured."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks import naive
 from dpc.engine import Decoded, Decoder, Request
-from dpc.files import write_json
-from dpc.flow.measures import shallow_layers
-from dpc.methods import build_method
-from dpc.methods.base import Setup
+from dpc.flow.shallow import shallow_layers
+from dpc.methods import build_method, get_method
+from dpc.methods.method import Setup
 from dpc.model.lm import FrozenLM, load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.records.directory import RunDirectory
-from dpc.run.stages import CALIBRATION, Data, calibrate_prompt, load_calibration, tune_prompt
+from dpc.run.data import Data
+from dpc.run.setup import load_calibration
+from dpc.run.stages import calibrate_method, tune_prompt
 from dpc.settings import DecodingSettings, Settings, parse_settings
 from dpc.tasks import get_task
 from dpc.types import Answer
 from dpc.zoo import SETTINGS
 
-# Enough for a prompt whose answers have the length, and whose trigger the rate, of a whole tuning.
+# Enough steps for answers of the usual length and for the usual trigger rate.
 SHORT_TUNING = ("tuning.steps=200", "tuning.evaluate_every=200")
 CALIBRATION_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Questions of the embedded test split, the prompt that stands before them, and its threshold."""
+    """Questions of the embedded test split, a soft prompt for them, and its threshold."""
 
     lm: FrozenLM
     prompt: SoftPrompt
@@ -51,15 +53,15 @@ class Embedded:
         return self.prompt.vectors
 
     def answers(self, method: str) -> list[Answer]:
-        """Answers of one of our methods to all questions, from a decoder whose caches are empty."""
-        runner = build_method(method, Setup(self.prompt, self.tau, self.settings.method))
+        """Answers of one of the package's methods to all questions, from a new decoder with empty caches."""
+        runner = build_method(get_method(method), Setup(self.prompt, self.tau, self.settings.method))
         found = dict(runner.answer(Decoder(self.lm, self.settings.decoding), self.questions, self.max_new_tokens))
         return [found[index] for index in range(len(self.questions))]
 
-    def naive(self, opponent: Any) -> list[Any]:
+    def naive_answers(self) -> list[naive.Answer]:
         """Answers of naive DPC to all questions."""
         method = self.settings.method
-        answers: list[Any] = opponent.answer(
+        return naive.answer(
             self.lm.model,
             self.questions,
             self.vectors,
@@ -69,22 +71,23 @@ class Embedded:
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
         )
-        return answers
 
 
 def decode(lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, settings: DecodingSettings) -> list[Decoded]:
-    """Answers of a new ``Decoder``, whose caches are empty, in the order of ``requests``."""
-    done = {id(decoded.request): decoded for decoded in Decoder(lm, settings).stream(list(requests), max_new_tokens)}
+    """Answers of a new ``Decoder`` with empty caches, in the order of ``requests``."""
+    decoder = Decoder(lm, settings)
+    decoder.submit(requests)
+    done = {id(decoded.request): decoded for decoded in decoder.drain(max_new_tokens)}
     return [done[id(request)] for request in requests]
 
 
 def parameters(prompt: Path, rows: int) -> dict[str, Any]:
-    """What ``embedded`` needs to know, as JSON values."""
+    """The arguments of ``embedded``, as JSON values."""
     return {"prompt": str(prompt), "rows": rows}
 
 
 def embedded(chosen: Mapping[str, Any]) -> Embedded:
-    """Model, prompt and every n-th test question, so that ``rows`` of them are left."""
+    """The model, the prompt, and ``rows`` test questions at equal distances."""
     lm, task, settings = load_lm("zoo"), get_task("zoo"), parse_settings([], SETTINGS)
     directory = Path(chosen["prompt"])
     prompt = load_adapter(lm, directory)
@@ -96,9 +99,9 @@ def embedded(chosen: Mapping[str, Any]) -> Embedded:
 
 
 def prepare_prompt(directory: Path | None) -> Path:
-    """``directory``, with a threshold beside its prompt; None: a prompt tuned briefly and kept in the user's cache.
+    """The folder of a prompt and its threshold: ``directory``; for None, a briefly tuned one in the user's cache.
 
-    Raises ``UserError`` where ``directory`` holds no prompt for the embedded model.
+    Raises ``UserError`` if ``directory`` holds no prompt for the embedded model.
     """
     lm, task = load_lm("zoo"), get_task("zoo")
     settings = parse_settings(SHORT_TUNING, SETTINGS)
@@ -110,6 +113,5 @@ def prepare_prompt(directory: Path | None) -> Path:
     else:
         prompt = load_adapter(lm, directory)
     if load_calibration(directory, prompt, settings) is None:
-        stored = calibrate_prompt(lm, prompt, dev, settings, RunDirectory(directory / "calibration"))
-        write_json(directory / CALIBRATION, stored)
+        calibrate_method(lm, prompt, directory, dev, settings, RunDirectory(directory / "calibration"))
     return directory

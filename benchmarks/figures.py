@@ -1,4 +1,4 @@
-"""What a benchmark states: points, their targets, and figures with what they were computed from."""
+"""Points, their targets, and figures with the raw numbers that they were computed from."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from benchmarks.measure import Bench, Unavailable, machine
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure is held against. gap: why it is missed where it is."""
+    """The target of a figure. gap: the reason to report if it is missed."""
 
     sense: Literal[">=", "<="]
     value: float
     gap: str = ""
 
     def holds(self, measured: float) -> bool:
-        """Whether ``measured`` is on the right side."""
+        """Whether ``measured`` meets the target."""
         return measured >= self.value if self.sense == ">=" else measured <= self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One figure as a point yields it: its name within the point, and the raw numbers behind it.
+    """One figure as a point yields it: its name within the point, its value, and the raw numbers.
 
-    target: in place of the declared one, where that depends on what was measured.
+    target: replaces the declared target if it depends on the measurement.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Figures that are measured together. targets: of each figure by name, None for one that is held to nothing."""
+    """Figures that are measured together. targets: the target of each figure by name, None for no target."""
 
     targets: Mapping[str, Target | None]
     measure: Callable[[Bench], Iterator[Measured]]
@@ -45,9 +45,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. measured, holds: None where nothing was measured, or where there is no target.
+    """One line of the table. measured: None if it could not be measured.
 
-    reason: why a target is missed, or why nothing was measured. raw: medians in seconds and bytes, counts, sizes.
+    reason: why the target is missed, or why nothing was measured. raw: medians in seconds and bytes, counts, sizes.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is met."""
+        """Whether the target is met; None without a target or a measurement."""
         return None if self.target is None or self.measured is None else self.target.holds(self.measured)
 
     def to_json(self, bench: Bench) -> dict[str, Any]:
-        """All of it, with how often it was measured and on what machine."""
+        """All fields, with the number of repeats and the machine."""
         return {
             "name": self.name,
             "target": None if self.target is None else self.target.value,
@@ -78,7 +78,7 @@ class Figure:
 
 
 def figures(name: str, point: Point, bench: Bench) -> Iterator[Figure]:
-    """Every figure of a point as it is measured; where that is not possible, figures that say why."""
+    """Every figure of a point when it is measured; if it cannot be measured, a figure with the reason."""
     left = dict(point.targets)
     try:
         for measured in point.measure(bench):

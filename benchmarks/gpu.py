@@ -1,4 +1,4 @@
-"""Decoding on a GPU: a random 8B Llama in bfloat16 against ``generate``, and against what its memory could deliver."""
+"""Decoding on a GPU: a random 8B Llama in bfloat16, compared with ``generate`` and with the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXACT_LAYERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Large:
-    """A model on the GPU, as large as those that people use, with a random prompt and random questions."""
+    """A random model of 8 billion weights on the GPU, with a random prompt and random questions."""
 
     lm: FrozenLM
     prompt: SoftPrompt
@@ -37,7 +37,7 @@ class Large:
 
     @classmethod
     def make(cls, layers: int, dtype: torch.dtype) -> Large:
-        """Raises ``Unavailable`` where there is no GPU."""
+        """Make one with ``layers`` layers. Raises ``Unavailable`` without a GPU."""
         if not torch.cuda.is_available():
             raise Unavailable("no GPU here")
         lm = large_lm(layers, dtype)
@@ -47,19 +47,19 @@ class Large:
         return cls(lm, SoftPrompt.of(vectors.to(lm.device), lm.name), questions)
 
     def decode(self, decoder: Decoder) -> list[tuple[int, ...]]:
-        """Our answers. A decoder lives on, as it does in a run: its recordings and its cache are made once."""
+        """The package's answers. The caller keeps ``decoder``, as a run does: graphs and cache are made once."""
         requests = [Request(question, self.prompt) for question in self.questions]
         return [generation.ids for generation in decoder.all(requests, NEW_TOKENS)]
 
     def generate(self) -> list[tuple[int, ...]]:
-        """The opponent's answers."""
+        """The answers of naive DPC's ``generate``."""
         prompts = [self.prompt.vectors] * BATCH
         written: list[tuple[int, ...]] = naive.generate(self.lm.model, self.questions, prompts, NEW_TOKENS, BATCH)
         return written
 
 
 def large_lm(layers: int, dtype: torch.dtype) -> FrozenLM:
-    """A Llama 3 of 8 billion random weights (with 32 layers) on the GPU, whose answers never end by themselves."""
+    """A Llama 3 with random weights, 8 billion with 32 layers, on the GPU. No token ends its answers."""
     config = LlamaConfig(
         vocab_size=128256,
         hidden_size=4096,
@@ -81,13 +81,13 @@ def large_lm(layers: int, dtype: torch.dtype) -> FrozenLM:
             model: PreTrainedModel = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    # One past the vocabulary: a token that is never written.
+    # One past the vocabulary: a token that is never generated.
     model.generation_config = GenerationConfig(eos_token_id=config.vocab_size, pad_token_id=0)
     return FrozenLM(model.eval().requires_grad_(False), load_lm("zoo", device="cpu").tokenizer, "random-8b", "seed-0")
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second that a copy of one gibibyte reads and writes, the median of ten."""
+    """Bytes per second read and written by a copy of one gibibyte; median of ten."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target, taken = torch.empty_like(source), []
     for _ in range(12):
@@ -100,7 +100,7 @@ def copy_bandwidth() -> float:
 
 
 def step_bytes(lm: FrozenLM) -> float:
-    """Bytes that one step must read: every weight but the input embeddings, and keys and values half way through."""
+    """Bytes that a decode step must read: all weights but the input embeddings, and the KV cache at mid-answer."""
     config = lm.model.config
     weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     embeddings = lm.model.get_input_embeddings().weight
@@ -118,7 +118,7 @@ def _measure(bench: Bench) -> Iterator[Measured]:
 
 def _speed(bench: Bench) -> Iterator[Measured]:
     large = Large.make(4 if bench.quick else 32, torch.bfloat16)
-    # Without drafts: every pass writes one token, as the limit says.
+    # Without drafts, every forward pass generates one token per row, as the limit assumes.
     settings = DecodingSettings(batch_size=BATCH, draft_tokens=0)
     compiled = settings.model_copy(update={"compile": True})
     subjects: dict[str, Subject] = {"naive": large.generate}
@@ -131,18 +131,18 @@ def _speed(bench: Bench) -> Iterator[Measured]:
     raw = {"seconds": seconds, "first run's seconds": first, "copy bytes/s": bandwidth, "least seconds a step": limit}
     for name, faster, share in (("dpc", FASTER, BANDWIDTH), ("compiled", COMPILED, COMPILED_BANDWIDTH)):
         yield Measured(faster, seconds["naive"] / seconds[name], raw | SIZES)
-        # The question's own pass is counted as if it were steps: against us.
+        # The time of the prefill counts as time of decode steps, which lowers the share.
         yield Measured(share, limit * NEW_TOKENS / seconds[name], raw | SIZES)
 
 
 def _equal() -> tuple[float, dict[str, int]]:
-    """Random weights in 16 bits are near a tie at every token; in 64 bits they are not."""
+    """In float64, because logits of random weights in 16 bits are nearly tied at every token."""
     large = Large.make(EXACT_LAYERS, torch.float64)
     equal = share_equal(large.decode(Decoder(large.lm, DecodingSettings(batch_size=BATCH // 2))), large.generate())
     return equal, {"equal": round(equal * BATCH), "of": BATCH}
 
 
-SMALL = "a step without a compiler is many small operations that each read and write what the next one reads again"
+SMALL = "without compilation, a decode step is many small kernels, each of which reads and writes the activations"
 POINT = Point(
     {
         FASTER: Target(">=", 3.0),

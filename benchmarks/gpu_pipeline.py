@@ -1,4 +1,4 @@
-"""The whole method on a GPU: what two passes, the trigger and the tracing cost on a random 8B Llama in bfloat16."""
+"""The whole method on a GPU: time of both passes, trigger and tracing with a random 8B Llama in bfloat16."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.gpu import BATCH, NEW_TOKENS, SIZES, Large
 from benchmarks.measure import Bench, Subject
 from dpc.engine import Decoder, Request
 from dpc.flow.local_influence import local_influence
-from dpc.flow.measures import shallow_layers
-from dpc.flow.trigger import ALWAYS
-from dpc.methods import build_method
-from dpc.methods.base import Setup
+from dpc.flow.shallow import shallow_layers
+from dpc.flow.thresholds import ALWAYS
+from dpc.methods import build_method, get_method
+from dpc.methods.method import Setup
 from dpc.settings import DecodingSettings, MethodSettings
 from dpc.types import Answer
 
@@ -27,7 +27,8 @@ PRICE, FASTER, TRIGGER = "time of DPC / prompt tuning", "naive DPC's time / ours
 def _measure(bench: Bench) -> Iterator[Measured]:
     large = Large.make(4 if bench.quick else 32, torch.bfloat16)
     decoder, method = Decoder(large.lm, DecodingSettings(batch_size=BATCH)), MethodSettings()
-    tau = median(answer.decision.ratio or 0.0 for answer in _answers(large, decoder, "dpc", ALWAYS) if answer.decision)
+    always = _answers(large, decoder, "dpc", ALWAYS)
+    tau = median(answer.decision.statistic or 0.0 for answer in always if answer.decision)
     kept: dict[str, int] = {}
 
     def ours(name: str) -> None:
@@ -47,11 +48,12 @@ def _measure(bench: Bench) -> Iterator[Measured]:
         )
         kept["naive"] = sum(answer.second is not None for answer in answers)
 
-    decoded = list(decoder.stream([Request(q, large.prompt, trail=True) for q in large.questions], NEW_TOKENS))
+    decoder.submit(Request(q, large.prompt, trail=True) for q in large.questions)
+    decoded = list(decoder.drain(NEW_TOKENS))
 
     def trigger() -> None:
-        # Read, so that the clock stops after the GPU has.
-        float(local_influence(large.lm, decoded)[0].values.sum())
+        # Reading the value waits for the GPU.
+        float(local_influence(large.lm, decoded)[0].at.sum())
 
     ours("prompt_tuning")
     theirs()
@@ -59,7 +61,7 @@ def _measure(bench: Bench) -> Iterator[Measured]:
     subjects |= {name: partial(ours, name) for name in ("prompt_tuning", "dpc")}
     seconds = bench.seconds(subjects)
     rate = kept["dpc"] / BATCH
-    # Answers of random weights part at every rounding, and so do the instances that trigger.
+    # With random weights, rounding changes answers, and with them the instances that trigger.
     raw = {"seconds": seconds, "second passes": kept, "tau": tau, **SIZES}
     price = Target("<=", 1 + 0.5 * rate + 0.05, UNLIKE)
     yield Measured(PRICE, seconds["dpc"] / seconds["prompt_tuning"], raw, price)
@@ -68,10 +70,13 @@ def _measure(bench: Bench) -> Iterator[Measured]:
 
 
 def _answers(large: Large, decoder: Decoder, name: str, tau: float) -> list[Answer]:
-    runner = build_method(name, Setup(large.prompt, tau, MethodSettings()))
+    runner = build_method(get_method(name), Setup(large.prompt, tau, MethodSettings()))
     return [answer for _, answer in runner.answer(decoder, large.questions, NEW_TOKENS)]
 
 
-UNLIKE = "a step costs a GPU as much for half of the rows, and second answers of random weights are unlike the first"
-HEAD = "the head over 128,256 tokens has twice the weights of a block, and runs there and back over every position"
+UNLIKE = (
+    "a decode step takes a GPU as long for half of the rows, and with random weights the first answer is no good draft "
+    "of the second"
+)
+HEAD = "the head over 128,256 tokens has twice the weights of a block; it runs forward and backward at every position"
 POINT = Point({PRICE: None, FASTER: Target(">=", 6.0), TRIGGER: Target("<=", 0.03, HEAD)}, _measure)

@@ -1,4 +1,4 @@
-"""Seconds of several things in turn, and peak memory of one thing in a process of its own."""
+"""Measure seconds of several subjects in turn, and peak memory of one subject in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from statistics import median
 from typing import Any
 
 Subject = Callable[[], object]
-"""What is measured. It comes from a function ``(parameters: JSON values) -> Subject`` that sets it up."""
+"""A function to measure. A function ``(parameters: JSON values) -> Subject`` sets it up."""
 
 
 FOLDER = Path(__file__).resolve().parent
 
 
 class Unavailable(Exception):
-    """A figure cannot be measured here; the message says why."""
+    """A figure cannot be measured on this machine; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """How to measure. quick: less of everything. prompt: folder of one for the embedded model, None for one of ours."""
+    """How to measure. quick: fewer and smaller inputs. prompt: folder of a prompt for the embedded model, or None."""
 
     repeats: int
     quick: bool
@@ -52,7 +52,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """What one run in a process of its own took."""
+    """Seconds and extra peak memory in bytes of one run in its own process."""
 
     seconds: float
     extra_bytes: int
@@ -60,7 +60,7 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What figures depend on."""
+    """The machine and the versions that figures depend on."""
 
     processor: str
     cpus: int
@@ -75,7 +75,7 @@ class Machine:
 
 
 def alternate(subjects: Mapping[str, Subject], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each of ``repeats`` runs of each subject, in turn, so that a busy machine slows all alike."""
+    """Seconds of ``repeats`` runs of each subject, in turn, so that load on the machine affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(repeats):
         for name, subject in subjects.items():
@@ -89,10 +89,10 @@ def alternate(subjects: Mapping[str, Subject], repeats: int) -> dict[str, list[f
 def run_alone(subject: str, parameters: Mapping[str, Any]) -> Alone:
     """Seconds and extra peak memory of ``module:function``, set up and run once in a new process.
 
-    Raises ``Unavailable`` where the system keeps no peak memory, or the process ran out of it.
+    Raises ``Unavailable`` if the system reports no peak memory, or the process ran out of memory.
     """
     if not Path("/proc/self/clear_refs").exists():
-        raise Unavailable("peak memory is read from /proc, which this system has not")
+        raise Unavailable("peak memory is read from /proc, which this system does not have")
     command = [sys.executable, "-m", "benchmarks.worker", subject, json.dumps(parameters)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=FOLDER.parent)
     if done.returncode in (-9, 137) or "not enough memory" in done.stderr or "MemoryError" in done.stderr:
@@ -103,7 +103,7 @@ def run_alone(subject: str, parameters: Mapping[str, Any]) -> Alone:
 
 
 def load(subject: str) -> Callable[[Mapping[str, Any]], Subject]:
-    """The function behind ``module:function``."""
+    """The function named by ``module:function``."""
     module, _, name = subject.partition(":")
     function: Callable[[Mapping[str, Any]], Subject] = getattr(import_module(module), name)
     return function
@@ -116,7 +116,7 @@ def share_equal(ours: Sequence[object], theirs: Sequence[object]) -> float:
 
 @cache
 def machine() -> Machine:
-    """The machine this process runs on."""
+    """The machine that this process runs on."""
     import torch
 
     from dpc.records.directory import versions
@@ -137,7 +137,7 @@ def machine() -> Machine:
 
 
 def quiet_peft() -> None:
-    """Keep a warning off the terminal: PEFT 0.21 asks transformers 5.23 by an old name."""
+    """Silence a warning: PEFT 0.21 reads an attribute that transformers 5.23 has renamed."""
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
 

@@ -1,6 +1,7 @@
-"""Dynamic Prompt Corruption as a careful user of PEFT and transformers writes it: the opponent of `dpc bench`.
+"""Naive DPC: Dynamic Prompt Corruption (arXiv 2503.13208) written with PEFT and transformers alone.
 
-Imports nothing of dpc: a reference for its speed, and an oracle for its answers. The paper is arXiv 2503.13208.
+``dpc bench`` measures the package against it, and tests compare the package's answers with it. It imports nothing of
+dpc.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
@@ -25,7 +26,11 @@ UNLABELLED = -100
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Both generations of one question, the end token left out, and what lay between them."""
+    """The answers to one question, as token ids without the end token.
+
+    ratio: R of Eq 11; key_token: the virtual token with the largest S_acc. Both are None where the first answer is too
+    short to be judged. second: None where the trigger did not fire.
+    """
 
     first: tuple[int, ...]
     ratio: float | None
@@ -39,13 +44,13 @@ def read_prompt(model: PreTrainedModel, directory: Path) -> Tensor:
 
 
 def end_tokens(model: PreTrainedModel) -> tuple[int, ...]:
-    """Tokens at which a generation stops."""
+    """Tokens that end a generation."""
     ends = model.generation_config.eos_token_id
     return tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
 
 
 def batches(questions: Sequence[Ids], size: int, by_length: bool) -> Iterator[list[int]]:
-    """Indices of ``questions`` in batches, as they come or sorted by length."""
+    """Indices of ``questions`` in batches, in the given order or sorted by length."""
     order = list(range(len(questions)))
     if by_length:
         order.sort(key=lambda index: len(questions[index]))
@@ -62,10 +67,10 @@ def generate(
     batch_size: int,
     by_length: bool = True,
 ) -> list[tuple[int, ...]]:
-    """Greedy answers to questions, each after its own soft prompt ``[prompt, d]``.
+    """Greedy answers to questions, each with its own soft prompt ``[prompt, d]``.
 
-    Batches are laid out as ``pad | prompt | question``. PEFT's own batched ``generate`` puts the padding between
-    prompt and question and drops position ids, which gives other logits.
+    Batches are laid out as ``pad | prompt | question``. The batched ``generate`` of PEFT puts the padding between
+    prompt and question and drops the position ids, which changes the logits.
     """
     embed, ends = model.get_input_embeddings(), end_tokens(model)
     answers: list[tuple[int, ...]] = [()] * len(questions)
@@ -88,7 +93,7 @@ def generate(
 def saliency(
     model: PreTrainedModel, prompt: Tensor, question: Ids, rationale: Ids, layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """Saliency (Eq 1) of one instance: for each of ``layers`` the whole matrix ``[row, column]``."""
+    """Saliency (Eq 1) of one instance: the whole matrix ``[row, column]`` for each of ``layers``."""
     ids = _tensor(model, [*question, *rationale])
     embedded = torch.cat([prompt.to(model.dtype), model.get_input_embeddings()(ids)])[None].detach().requires_grad_()
     before = model.config._attn_implementation
@@ -109,13 +114,14 @@ def _eq1(attention: Tensor) -> Tensor:
 
 
 def affected_share(influence: Tensor) -> float:
-    """R of Eq 11 from the mean influence of the prompt on each rationale position (Eqs 12 and 13)."""
+    """R of Eq 11, from the mean influence of the prompt on each rationale position (Eqs 12 and 13)."""
     half = len(influence) // 2
-    return float((influence[half:] > influence[:half].mean()).float().mean())
+    late = influence[half:]
+    return int((late > influence[:half].mean()).sum()) / len(late)
 
 
 def corrupt(prompt: Tensor, key_token: int, gamma: float) -> Tensor:
-    """The key token's vector set to zero, the others without their ``gamma`` percent smallest values."""
+    """The vector of the key token set to zero, and the smallest ``gamma`` percent of the values in all others."""
     pruned = int(prompt.shape[1] * gamma / 100)
     smallest = prompt.abs().argsort(dim=1, stable=True)[:, :pruned]
     corrupted = prompt.scatter(1, smallest, 0.0)
@@ -134,8 +140,12 @@ def answer(
     max_new_tokens: int,
     batch_size: int,
     by_length: bool = True,
+    row: Literal["at", "before"] = "at",
 ) -> list[Answer]:
-    """The whole method: generate, trace every instance, corrupt, and generate again where triggered."""
+    """The whole method: generate, compute saliency, corrupt where triggered, and generate again.
+
+    row: the influence on rationale token i is read in the row at its position, or in the row before, which predicts it.
+    """
     length, last = len(prompt), model.config.num_hidden_layers - 1
     first = generate(model, questions, [prompt] * len(questions), max_new_tokens, batch_size, by_length)
     ratios: list[float | None] = [None] * len(questions)
@@ -144,7 +154,8 @@ def answer(
         if len(rationale) < SHORTEST_RATIONALE:
             continue
         maps = saliency(model, prompt, question, rationale, sorted({*shallow, last}))
-        ratios[index] = affected_share(maps[last][length + len(question) :, :length].mean(dim=1))
+        start = length + len(question) - (row == "before")
+        ratios[index] = affected_share(maps[last][start : start + len(rationale), :length].mean(dim=1))
         accumulated = torch.stack([maps[layer][length:, :length].mean(dim=0) for layer in shallow]).mean(dim=0)
         keys[index] = int(accumulated.argmax())
     triggered = {index: key for index, key in enumerate(keys) if key is not None and (ratios[index] or 0.0) > tau}
@@ -174,8 +185,8 @@ def tune(
 ) -> Tensor:
     """The prompt ``[prompt, d]`` after ``steps`` updates of PEFT's prompt tuning with ``transformers.Trainer``.
 
-    start: the vectors to begin with. rows: question and target ids, the end token included. by_length: batches of rows
-    of like length, as the Trainer makes them. seed: of the order of rows.
+    start: the initial vectors. rows: ids of question and target, end token included. by_length: batches of rows of
+    similar length, as the Trainer forms them. seed: determines the order of the rows.
     """
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(start))
     tuned = get_peft_model(model, config)

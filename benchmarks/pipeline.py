@@ -1,4 +1,4 @@
-"""The whole method against prompt tuning through the same engine, and against naive DPC: seconds, memory, answers."""
+"""The whole method compared with prompt tuning in the same engine and with naive DPC: time, memory, answers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ def ours(chosen: Mapping[str, Any]) -> Subject:
 
 def theirs(chosen: Mapping[str, Any]) -> Subject:
     """Naive DPC on embedded questions."""
-    e, opponent = embedded(chosen), naive
-    return lambda: e.naive(opponent)
+    return embedded(chosen).naive_answers
 
 
 SUBJECTS = {"naive": f"{__name__}:theirs", "dpc": f"{__name__}:ours"}
 
 
 def _measure(bench: Bench) -> Iterator[Measured]:
-    opponent, prompt = naive, prepare_prompt(bench.prompt)
+    prompt = prepare_prompt(bench.prompt)
     e = embedded(parameters(prompt, 100 if bench.quick else 1000))
     kept: dict[str, list[Any]] = {}
 
@@ -41,7 +40,7 @@ def _measure(bench: Bench) -> Iterator[Measured]:
 
     seconds = bench.seconds(
         {
-            "naive": lambda: keep("naive", e.naive(opponent)),
+            "naive": lambda: keep("naive", e.naive_answers()),
             "prompt_tuning": lambda: e.answers("prompt_tuning"),
             "dpc": lambda: keep("dpc", e.answers("dpc")),
         }
@@ -63,27 +62,26 @@ Outcome = tuple[tuple[int, ...], tuple[int, ...] | None, int | None]
 
 
 def outcome(answer: Answer) -> Outcome:
-    """Both texts, and the key token where there is a second one."""
+    """Both answers, and the key token if there is a second answer."""
     key = answer.decision.key_token if answer.decision is not None and answer.second is not None else None
     return answer.first.ids, None if answer.second is None else answer.second.ids, key
 
 
-def _theirs(answer: Any) -> Outcome:
+def _theirs(answer: naive.Answer) -> Outcome:
     return answer.first, answer.second, None if answer.second is None else answer.key_token
 
 
-# Why the targets may be missed. A sequence of the embedded benchmark has about 130 tokens, its model 872,000 weights.
+# Why targets may be missed. Sequences of the embedded benchmark have about 130 tokens, its model 872,000 weights.
 LIKE = (
-    "judging every instance is a way there and back through last block and head, and tracing one that triggered is one "
-    "through nearly all of the network, which for so small a model costs no less than answering it; the faster the "
-    "first pass, the larger their share"
+    "judging runs the last block and the head forward and backward for every instance, and tracing runs nearly the "
+    "whole network for those that trigger; with so small a model, tracing takes as long as answering"
 )
-SHORT = "over 130 positions naive's whole matrices are small and quick; see decode for its generation"
+SHORT = "with 130 positions, naive's attention matrices are small and fast; see decode for its generation"
 CACHE = (
-    "ours is the cache of 64 slots, what waits to be judged, and the graph of those that are traced; over 130 "
-    "positions naive's whole matrices are small"
+    "ours is the KV cache of 64 slots, the kept inputs of the last block, and the graph of traced instances; with 130 "
+    "positions, naive's attention matrices are small"
 )
-# The target of the first stands with its measurement: it depends on the trigger rate.
+# The target of PRICE depends on the trigger rate and is set where it is measured.
 POINT = Point(
     {PRICE: None, FASTER: Target(">=", 6.0, SHORT), EQUAL: Target(">=", 1.0), MEMORY: Target("<=", 0.5, CACHE)},
     _measure,

@@ -1,4 +1,4 @@
-"""One chart for the benchmarks' page: lines over two logarithmic axes, as SVG that carries its own style."""
+"""Line charts with two logarithmic axes for ``benchmarks/README.md``, as SVG with inline style."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Number = int | float
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 72, 34, 44
-# Greys and hues that can be read on white and on black.
+# Legible on white and on black.
 INK, GRID, LINES = "#7d8590", "#7d859044", ("#2f81f7", "#db6d28")
 FONT = "font-family:system-ui,sans-serif;font-size:12px"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line: its name and positive values by x."""
+    """A line: its name, and positive values by x."""
 
     name: str
     values: Mapping[int, Number]
@@ -37,7 +37,7 @@ class _Axis:
 
 
 def log_chart(series: Sequence[Series], labels: tuple[str, str]) -> str:
-    """Lines with a dot a value. labels: of the x and the y axis. Every x is a tick, and every power of ten."""
+    """A chart with a line per series and a dot per value. labels: of the x and the y axis."""
     columns = sorted({x for line in series for x in line.values})
     values = [y for line in series for y in line.values.values()]
     x = _Axis(columns[0], columns[-1], LEFT, WIDTH - RIGHT)

@@ -1,4 +1,4 @@
-"""The points by name. A new one is a ``Point`` and one line here."""
+"""The registry of points. A new point is a ``Point`` and one line here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POINTS = {
 
 
 def check_points(names: Sequence[str]) -> None:
-    """Raise ``UserError`` unless every name is one of ``POINTS``."""
+    """Raise ``UserError`` for a name that is not in ``POINTS``."""
     unknown = [name for name in names if name not in POINTS]
     if unknown:
         raise UserError(f"unknown point {unknown[0]!r}: expected {', '.join(POINTS)}")

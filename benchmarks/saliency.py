@@ -1,4 +1,4 @@
-"""Saliency against naive's forward and backward pass with full attention matrices: seconds and extra peak memory."""
+"""Saliency compared with naive DPC's, which keeps full attention matrices: time and extra peak memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEBIBYTE = 2**20
 
 
 def random_lm(vocabulary: int = VOCABULARY) -> FrozenLM:
-    """A Llama of GPT-2's size with random weights, the same in every process; its tokenizer is never used."""
+    """A Llama of GPT-2's size with random weights, the same in every process. Its tokenizer is not used."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=WIDTH,
@@ -44,7 +44,7 @@ def random_lm(vocabulary: int = VOCABULARY) -> FrozenLM:
 
 
 def instance(lm: FrozenLM, length: int) -> tuple[Tensor, list[int], list[int]]:
-    """A soft prompt, a question and a rationale of random tokens, ``length`` positions in all; a third is question."""
+    """A random soft prompt, question and rationale of ``length`` positions together."""
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randn(PROMPT, lm.hidden_size, generator=generator) * 0.02
     tokens = torch.randint(2, lm.vocab_size, (length - PROMPT,), generator=generator).tolist()
@@ -53,24 +53,24 @@ def instance(lm: FrozenLM, length: int) -> tuple[Tensor, list[int], list[int]]:
 
 
 def ours(parameters: Mapping[str, Any]) -> Callable[[], Tensor]:
-    """Prompt columns of every layer. parameters: ``length`` in positions."""
+    """Prompt columns of every layer, by the package. parameters: ``length`` in positions."""
     lm = random_lm()
     return _set_up(lm, parameters, lambda p, q, r: prompt_saliency(lm, p, [q], [r])[0].scores)
 
 
 def theirs(parameters: Mapping[str, Any]) -> Callable[[], Tensor]:
-    """Whole matrices of every layer, one after the other, and of each the prompt columns."""
-    lm, opponent = random_lm(), naive
+    """Prompt columns of every layer, by naive DPC, from whole matrices."""
+    lm = random_lm()
 
     def compute(prompt: Tensor, question: list[int], rationale: list[int]) -> Tensor:
-        maps = opponent.saliency(lm.model, prompt, question, rationale, range(lm.layers))
+        maps = naive.saliency(lm.model, prompt, question, rationale, range(lm.layers))
         return torch.stack([matrix[PROMPT:, :PROMPT] for matrix in maps.values()])
 
     return _set_up(lm, parameters, compute)
 
 
 def _set_up(lm: FrozenLM, parameters: Mapping[str, Any], compute: Callable[..., Tensor]) -> Callable[[], Tensor]:
-    # What is done once, such as loading libraries, is no part of the measurement.
+    # A first run, so that loading of libraries is not measured.
     compute(*instance(lm, PROMPT + 24))
     return partial(compute, *instance(lm, parameters["length"]))
 
@@ -92,10 +92,10 @@ def _against_naive(length: int, bench: Bench) -> Iterator[Measured]:
     yield Measured("our extra peak memory / naive's", extra["dpc"] / extra["naive"], {"bytes": extra, **sizes})
 
 
-# Why a target of time may be missed.
+# Why a target for time may be missed.
 PRODUCTS = (
-    "most of the time goes into products with frozen weights: naive makes them for all rows, we for all but the "
-    "prompt's; what whole matrices of attention cost on top shrinks with length"
+    "most of the time is spent in products with the frozen weights; naive computes them for all rows, dpc for all but "
+    "the prompt's; the extra time for full attention matrices is small for short sequences"
 )
 
 
@@ -148,7 +148,7 @@ def growth(values: Mapping[int, int] | Mapping[int, float]) -> float:
 
 
 def _too_much(measured: Mapping[int, Alone], length: int) -> str:
-    """Why naive is not asked for ``length``: its memory, which grows with the square, would not fit."""
+    """Why naive is not run at ``length``, if its memory, which grows with the square, would not fit."""
     if not measured:
         return ""
     longest = max(measured)
@@ -165,7 +165,7 @@ def _available_bytes() -> int:
 
 
 def draw(runs: Mapping[str, Mapping[int, Alone]]) -> None:
-    """Write the two plots beside ``benchmarks/README.md``: seconds and memory over length."""
+    """Write the charts of seconds and memory over length, next to ``benchmarks/README.md``."""
     seconds = [Series(name, {n: run.seconds for n, run in found.items()}) for name, found in runs.items()]
     memory = [Series(name, {n: run.extra_bytes / MEBIBYTE for n, run in found.items()}) for name, found in runs.items()]
     for file, label, series in (

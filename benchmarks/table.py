@@ -1,4 +1,4 @@
-"""Figures as a table: for the terminal, and, from the lines that are kept of them, for ``benchmarks/README.md``."""
+"""Tables of figures: for the terminal, and for ``benchmarks/README.md`` from the kept lines."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dpc.files import write_atomically
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADER = ("figure", "target", "measured", "holds", "why not")
+HEADER = ("figure", "target", "measured", "met", "reason if not")
 Line = Mapping[str, Any]
-"""A figure as ``Figure.to_json`` gives it."""
+"""A figure as ``Figure.to_json`` returns it."""
 
 
 def cells(line: Line) -> tuple[str, str, str, str, str]:
-    """One line of the table."""
+    """The cells of one line of the table."""
     target = "–" if line["target"] is None else f"{'≥' if line['sense'] == '>=' else '≤'} {line['target']:.3g}"
     measured = "–" if line["measured"] is None else f"{line['measured']:.3g}"
     return line["name"], target, measured, {True: "yes", False: "no", None: "–"}[line["holds"]], line["reason"]
 
 
 def rich_table(lines: Sequence[Line]) -> Table:
-    """For the terminal."""
+    """The table for the terminal."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -48,7 +48,7 @@ def describe(machine: Mapping[str, Any]) -> str:
 
 
 def markdown_lines(lines: Sequence[Line]) -> list[str]:
-    """How and where the figures were measured, and the table."""
+    """The table in Markdown, with how and on what machine the figures were measured."""
     if not lines:
         return ["Not measured yet: `dpc bench --write`."]
     held = [line["holds"] for line in lines if line["holds"] is not None]
@@ -66,7 +66,7 @@ def markdown_lines(lines: Sequence[Line]) -> list[str]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The figures kept in ``path``; none where there is no such file. Raises ``UserError`` where they can't be read."""
+    """The figures kept in ``path``; none if there is no such file. Raises ``UserError`` if it can't be read."""
     if not path.is_file():
         return []
     try:
@@ -76,12 +76,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_lines(path: Path, new: Iterable[Line]) -> None:
-    """Keep figures in ``path`` in place of older ones of the same points; points in their order.
+    """Write figures to ``path``, replacing older ones of the same points; sorted by point.
 
-    Raises ``UserError`` where its folder is not there.
+    Raises ``UserError`` if its folder does not exist.
     """
     if not path.parent.is_dir():
-        raise UserError(f"--write: {path.parent} is not there; run in a checkout, installed with pip -e")
+        raise UserError(f"--write: {path.parent} does not exist; run in a checkout, installed with pip -e")
     new = list(new)
     again = {_point(line) for line in new}
     kept = [line for line in read_lines(path) if _point(line) not in again]

@@ -1,4 +1,4 @@
-"""The trigger from what decoding left behind, against the first pass that it follows, and against naive's own pass."""
+"""The trigger's time compared with the first pass before it and with naive DPC's own forward and backward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,28 +18,28 @@ from benchmarks.measure import Bench, Subject
 from benchmarks.saliency import LAYERS, PROMPT, VOCABULARY, WIDTH, random_lm
 from dpc.engine import Decoded, Request
 from dpc.flow.local_influence import local_influence
-from dpc.flow.measures import shallow_layers
+from dpc.flow.shallow import shallow_layers
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
 
 QUESTION, NEW_TOKENS = 100, 100
-# What naive DPC needs of its one pass: the shallow layers for the key token, the last for the trigger.
+# The layers that naive DPC traces: the shallow ones for the key token, the last one for the trigger.
 TRACED = [*shallow_layers(LAYERS), LAYERS - 1]
 DIFFERENCE = "relative difference to naive's influence"
 HEAD = (
-    "the head over 32,000 tokens has 24.6 million weights, three times those of the last block: there and back over "
-    "the rationale, it alone is a quarter of the arithmetic of a first pass, and a thirteenth of that of naive's pass"
+    "the head over 32,000 tokens has 24.6 million weights, three times those of the last block; run forward and "
+    "backward over the rationale, it alone is a quarter of the arithmetic of a first pass, a thirteenth of naive's"
 )
 BLOCK = (
-    "forward and backward of one block of twelve is a sixth of the arithmetic of a pass; only a first pass that waits "
-    "for memory at every token, as on a GPU or in a batch of one, is so slow that this is little"
+    "one block of twelve, forward and backward, is a sixth of the arithmetic of a pass; this is a small share only if "
+    "the first pass is bound by memory bandwidth, as on a GPU or in a batch of one"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A vocabulary, as small as the embedded model's or as large as Llama 2's, and instances in one batch."""
+    """A vocabulary, of the embedded model's size or of Llama 2's, and the number of instances in the batch."""
 
     vocabulary: int
     batch: int
@@ -68,8 +67,8 @@ def _measure(bench: Bench) -> Iterator[Measured]:
 
 
 def _measure_case(bench: Bench, case: _Case, errors: list[float]) -> Iterator[Measured]:
-    opponent, lm = naive, random_lm(case.vocabulary)
-    # One past the vocabulary: a token that is never written.
+    lm = random_lm(case.vocabulary)
+    # One past the vocabulary: a token that is never generated.
     lm.model.generation_config = GenerationConfig(eos_token_id=case.vocabulary, pad_token_id=0)
     generator = torch.Generator().manual_seed(1)
     prompt = SoftPrompt.of(torch.randn(PROMPT, WIDTH, generator=generator) * 0.02, lm.name)
@@ -80,23 +79,23 @@ def _measure_case(bench: Bench, case: _Case, errors: list[float]) -> Iterator[Me
     subjects: dict[str, Subject] = {
         "first pass": partial(decode, lm, requests, NEW_TOKENS, settings),
         "trigger": partial(local_influence, lm, first),
-        "naive": partial(_naive_pass, opponent, lm, first),
+        "naive": partial(_naive_pass, lm, first),
     }
     seconds = bench.seconds(subjects)
     raw = {"seconds": seconds, "layers": LAYERS, "width": WIDTH, "question": QUESTION, "new tokens": NEW_TOKENS}
     yield Measured(case.share, seconds["trigger"] / seconds["first pass"], raw)
     yield Measured(case.faster, seconds["naive"] / seconds["trigger"], raw)
-    for mine, reference in zip(local_influence(lm, first), _naive_pass(opponent, lm, first), strict=True):
-        errors.append(float((mine.values - reference).norm() / reference.norm()))
+    for mine, reference in zip(local_influence(lm, first), _naive_pass(lm, first), strict=True):
+        errors.append(float((mine.at - reference).norm() / reference.norm()))
 
 
-def _naive_pass(opponent: Any, lm: FrozenLM, decoded: Sequence[Decoded]) -> list[Tensor]:
-    """Influence of the prompt on every rationale token, from whole matrices of the last layer."""
+def _naive_pass(lm: FrozenLM, decoded: Sequence[Decoded]) -> list[Tensor]:
+    """Influence of the prompt on every rationale token, from the whole matrix of the last layer."""
     found = []
     for each in decoded:
         question, prompt = each.request.question, each.request.soft_prompt
         assert prompt is not None
-        maps = opponent.saliency(lm.model, prompt.vectors, question, each.generation.ids, TRACED)
+        maps = naive.saliency(lm.model, prompt.vectors, question, each.generation.ids, TRACED)
         found.append(maps[LAYERS - 1][PROMPT + len(question) :, :PROMPT].mean(dim=1))
     return found
 

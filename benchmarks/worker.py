@@ -1,4 +1,4 @@
-"""One subject in a process of its own: ``python -m benchmarks.worker module:function '{"parameter": ...}'``.
+"""Measure one subject in a process of its own: ``python -m benchmarks.worker module:function '{"name": ...}'``.
 
 Prints seconds and extra peak memory as one JSON object.
 """
@@ -19,10 +19,10 @@ KIB = 1024
 
 
 def extra_peak(subject: Subject) -> dict[str, float]:
-    """Seconds of one run, and by how many bytes the process grew at most above what it held before."""
+    """Seconds of one run, and its peak memory in bytes above what the process held before."""
     gc.collect()
     with suppress(OSError, AttributeError):
-        # What was freed but not given back would hide as much of what the run needs.
+        # Freed memory that the allocator keeps would hide as much of the peak.
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before, began = resident("VmRSS"), time.perf_counter()
@@ -31,13 +31,13 @@ def extra_peak(subject: Subject) -> dict[str, float]:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at the peak since it was last cleared (see proc(5))."""
+    """Memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at the peak since the last reset (proc(5))."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * KIB for line in lines if line.startswith(f"{field}:"))
 
 
 def main(subject: str, parameters: str) -> None:
-    """Set the subject up, measure it, print what it took."""
+    """Set up the subject, measure it, and print the result."""
     quiet_peft()
     print(json.dumps(extra_peak(load(subject)(json.loads(parameters)))))
 

@@ -1,4 +1,4 @@
-"""Write the generated blocks of README.md and docs/*.md, or, with ``--check``, say which ones are stale.
+"""Write the generated blocks of README.md, docs/ and benchmarks/, or report the stale ones with ``--check``.
 
 A block stands between ``<!-- generated: NAME ARGUMENT -->`` and ``<!-- end -->``; NAME is a key of ``GENERATORS``.
 """
@@ -11,107 +11,64 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args, get_type_hints
 
-from rooms import ROOMS, STRANGERS
+from rooms import FORBIDDEN, ROOMS
+from tracked import tracked_files
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "make docs"
+FOLDERS = ("benchmarks", "docs")
 HELP_WIDTH = 100
 BLOCK = re.compile(r"(<!-- generated: (?P<name>\w+)(?: (?P<argument>[\w-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
-# What files without a docstring are for, by path or pattern. Other directories: their ``__init__.py``.
+# Descriptions of files without a docstring, by path or pattern. Other directories: their ``__init__.py``.
 NOTES = {
-    ".ci": "what continuous integration runs: checks and tests, in a fresh clone and environment",
+    ".ci": "the script of continuous integration: checks, tests and the demo in a fresh clone and environment",
     ".gitattributes": "line ends and binary files",
-    ".gitignore": "what a run or a build leaves behind",
-    "CHANGELOG.md": "what changed, version by version",
+    ".gitignore": "what runs and tools write into a checkout",
+    "CHANGELOG.md": "changes by version",
     "CONTRIBUTING.md": "how to change the code",
     "LICENSE": "Apache-2.0",
-    "Makefile": "demo, test, check: each sets itself up",
-    "README.md": "what this is, and how to use it",
-    "benchmarks": "the opponent that every speed claim is measured against, and the table of what was measured",
-    "benchmarks/results.jsonl": "the figures that were measured last, a line each, with command, commit and machine",
+    "Makefile": "demo, test, check, docs; sets up its environment",
+    "README.md": "overview, first steps, results in brief",
+    "benchmarks": "speed and memory compared with a plain implementation with PEFT and transformers",
     "constraints.txt": "the exact versions that the tests ran on",
-    "docs": "architecture, command line, configuration, results",
-    "pyproject.toml": "the package, its dependencies and why, the settings of the tools",
-    "scripts": "the generator of documentation, the order of the rooms",
+    "docs": "guides, reference, architecture, results",
+    "mkdocs.yml": "the documentation as a site",
+    "pyproject.toml": "metadata, dependencies with reasons, settings of the tools",
+    "scripts": "generators of documentation, the order of the rooms, the list of checked files",
     "src": "the package",
-    "src/dpc/py.typed": "type checkers may trust the annotations",
+    "src/dpc/py.typed": "marks the package as typed",
     "src/dpc/run/recipes/paper": "recipes of the paper's tables, one for each model and task",
-    "src/dpc/run/recipes/paper/*.yaml": "a model on a task, with the paper's settings",
-    "src/dpc/report/web": "what pages are made of: templates, one style sheet, scripts; no library",
-    "src/dpc/report/web/base.html.j2": "head, policy, style and scripts of every page",
-    "src/dpc/report/web/run.html.j2": "the page of a run",
-    "src/dpc/report/web/one.html.j2": "the page of one traced question",
-    "src/dpc/report/web/live.html.j2": "the page of a server that answers questions",
-    "src/dpc/report/web/page.css": "the style of every page, light, dark, narrow and printed",
-    "src/dpc/report/web/dom.js": "elements from text, never from HTML",
-    "src/dpc/report/web/data.js": "the data of a page, made ready; how numbers and tokens are written",
-    "src/dpc/report/web/differences.js": "two texts compared word by word",
-    "src/dpc/report/web/colours.js": "the colour scale of maps, light and dark",
-    "src/dpc/report/web/charts.js": "charts of one instance",
-    "src/dpc/report/web/flow.js": "the heat map: who reads from whom",
-    "src/dpc/report/web/instance.js": "one instance: texts, decision, evidence, flow",
-    "src/dpc/report/web/list.js": "the list of instances: filters, search, order",
-    "src/dpc/report/web/run.js": "the page of a run: list and detail",
-    "src/dpc/report/web/lab.js": "the lab: a question, and what is moved while it is looked at",
-    "src/dpc/report/web/start.js": "what is begun on which page",
-    "src/dpc/zoo/data": "the benchmark, rows in GSM8K's format",
-    "src/dpc/zoo/data/train.jsonl": "what prompts are tuned on",
-    "src/dpc/zoo/data/dev.jsonl": "what prompts and thresholds are chosen on",
-    "src/dpc/zoo/data/test.jsonl": "what results are reported on",
-    "src/dpc/zoo/model": "the embedded model in Hugging Face format",
-    "src/dpc/zoo/model/README.md": "model card: data, recipe, loss, accuracy by number of steps",
-    "src/dpc/zoo/model/config.json": "architecture",
-    "src/dpc/zoo/model/generation_config.json": "tokens that end a generation",
-    "src/dpc/zoo/model/model.safetensors": "weights",
-    "src/dpc/zoo/model/loss_curve.jsonl": "the loss curve of its training",
-    "src/dpc/zoo/model/recipe.json": "the settings it was trained with",
-    "src/dpc/zoo/model/tokenizer.json": "tokenizer, one token a digit",
-    "src/dpc/zoo/model/tokenizer_config.json": "special tokens",
-    "tests": "statements about the method and about the house",
+    "src/dpc/report/web": "the pages: templates, one style sheet, scripts; no library",
+    "src/dpc/zoo/data": "the benchmark: train, dev and test rows in GSM8K's format",
+    "src/dpc/zoo/model": "the embedded model in Hugging Face format, with its model card and loss curve",
+    "tests": "the tests, in folders named after the rooms",
 }
 
 
-# Directories that the tree shows as one line: files of one kind, of which the first explains the others.
+# Directories below ``src/dpc`` that the tree shows as one line.
 FOLDED = ("cli/commands", "run/recipes/paper", "report/web", "zoo/data", "zoo/model")
 
 
 class DocsError(Exception):
-    """The documentation cannot be generated: the message says what is missing and where to add it."""
-
-
-def tracked_files() -> list[str]:
-    """Paths, relative to the root, of all files that git tracks or would add; everything on disk where git is not."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listing.returncode == 0:
-        return sorted(path for path in set(listing.stdout.split("\0")) if path and (ROOT / path).is_file())
-    generated = re.compile(r"__pycache__|\.egg-info|(^|/)(\.\w+_cache|\.hypothesis|\.git|\.venv|build|dist|runs)/")
-    paths = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
-    return sorted(path for path in paths if not generated.search(path))
+    """The documentation cannot be generated; the message names what is missing and where to add it."""
 
 
 def summary(path: Path) -> str:
     """First line of a Python file's docstring, without its full stop and literal marks."""
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
     if not docstring:
-        raise DocsError(f"{path.relative_to(ROOT)} has no docstring: say in its first line what lives there")
+        raise DocsError(f"{path.relative_to(ROOT)} has no docstring: describe the module in its first line")
     return docstring.splitlines()[0].removesuffix(".").replace("``", "")
 
 
 def note(path: str) -> str:
-    """What the file or directory ``path`` is for."""
+    """The description of the file or directory ``path``."""
     package = ROOT / path / "__init__.py"
     if path.endswith(".py"):
         return summary(ROOT / path)
@@ -144,26 +101,26 @@ def _branches(files: list[str], directory: str, indent: str) -> Iterator[tuple[s
 
 def tree(_: str) -> list[str]:
     """The annotated file tree: top-level entries, and every file of the package but for those of folded directories."""
-    lines = list(_branches(tracked_files(), ".", ""))
+    lines = list(_branches(tracked_files(ROOT), ".", ""))
     width = max(len(drawn) for drawn, _ in lines) + 2
     return ["```text", *(f"{drawn:<{width}}{note(path)}" for drawn, path in lines), "```"]
 
 
 def rooms(_: str) -> list[str]:
-    """The rooms in order, with the first line of their docstrings and what they must not know."""
-    lines = ["| room | what lives there | must not know |", "|---|---|---|"]
+    """The rooms in order, with the first line of their docstrings and what they must not import."""
+    lines = ["| room | content | must not import |", "|---|---|---|"]
     for room in ROOMS:
         path = ROOT / "src/dpc" / room.replace(".", "/")
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if not file.is_file():
             raise DocsError(f"scripts/rooms.py names {room}, and src/dpc has no such module: remove the room")
-        strangers = ", ".join(f"`{stranger}`" for stranger in STRANGERS.get(room, ()))
-        lines.append(f"| `{room}` | {summary(file).replace('|', chr(92) + '|')} | {strangers} |")
+        forbidden = ", ".join(f"`{other}`" for other in FORBIDDEN.get(room, ()))
+        lines.append(f"| `{room}` | {summary(file).replace('|', chr(92) + '|')} | {forbidden} |")
     return lines
 
 
 def _help_pages(command: Any, context: Any, path: str) -> Iterator[str]:
-    """Help of a command, then of its subcommands: heading and text."""
+    """Help of a command and of its subcommands: heading and text."""
     text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     yield from (f"## `{path}`", "", "```text", text, "```", "")
     if hasattr(command, "list_commands"):
@@ -175,7 +132,7 @@ def _help_pages(command: Any, context: Any, path: str) -> Iterator[str]:
 
 
 def help_pages(_: str) -> list[str]:
-    """What ``dpc --help`` and the help of every subcommand print, plain and at one width."""
+    """The output of ``dpc --help`` and of every subcommand's help, without colours, at a fixed width."""
     os.environ["TYPER_USE_RICH"] = "0"  # read when typer is imported: boxes and colours off
     import typer.main
 
@@ -224,7 +181,7 @@ def configuration(_: str) -> list[str]:
 
 
 def _kept(name: str, origin: str) -> Any:
-    """A file of ``docs/results``, a copy of what a command wrote."""
+    """The JSON in a file of ``docs/results``, a copy of the ``origin`` that a command wrote."""
     path = ROOT / "docs/results" / name
     if not path.is_file():
         raise DocsError(f"{path.relative_to(ROOT)} is missing: copy the {origin} of the run that it stands for")
@@ -233,17 +190,18 @@ def _kept(name: str, origin: str) -> Any:
 
 def results(argument: str) -> list[str]:
     """The table of ``docs/results/ARGUMENT.json``, a copy of a run's ``results.json``."""
+    from dpc.records.results import parse_results
     from dpc.report import markdown_table
 
     kept = _kept(f"{argument}.json", "results.json")
     try:
-        return markdown_table(kept).splitlines()
+        return markdown_table(parse_results(kept)).splitlines()
     except ValueError as error:
         raise DocsError(f"docs/results/{argument}.json is of another format: make and copy it again") from error
 
 
 def finding(argument: str) -> list[str]:
-    """What figure F of a run says, of ``RUN-F``: from ``docs/results/RUN-analysis.json``, a copy of analysis.json."""
+    """The finding of figure F for the argument ``RUN-F``, from ``docs/results/RUN-analysis.json``."""
     run, _, figure = argument.rpartition("-")
     analysis = _kept(f"{run}-analysis.json", "analysis/analysis.json")
     if figure in analysis["not_drawn"]:
@@ -253,14 +211,15 @@ def finding(argument: str) -> list[str]:
 
 
 def seeds(argument: str) -> list[str]:
-    """Accuracy over tuning seeds, of ``docs/results/ARGUMENT-seeds.json``, a copy of a run's ``seeds.json``."""
+    """Accuracy over tuning seeds, from ``docs/results/ARGUMENT-seeds.json``, a copy of a run's ``seeds.json``."""
+    from dpc.records.seeds import parse_seeds
     from dpc.report.seeds_table import markdown_table
 
-    return markdown_table(_kept(f"{argument}-seeds.json", "seeds.json")).splitlines()
+    return markdown_table(parse_seeds(_kept(f"{argument}-seeds.json", "seeds.json"))).splitlines()
 
 
 def bench(_: str) -> list[str]:
-    """The table of ``benchmarks/results.jsonl``, which ``dpc bench --write`` keeps."""
+    """The table of ``benchmarks/results.jsonl``, which ``dpc bench --write`` writes."""
     from benchmarks.table import markdown_lines, read_lines
 
     return markdown_lines(read_lines(ROOT / "benchmarks/results.jsonl"))
@@ -279,7 +238,7 @@ GENERATORS: dict[str, Callable[[str], list[str]]] = {
 
 
 def render(text: str) -> str:
-    """``text`` with every generated block written anew."""
+    """``text`` with every generated block replaced."""
 
     def block(match: re.Match[str]) -> str:
         if match["name"] not in GENERATORS:
@@ -290,10 +249,20 @@ def render(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
+def documents(check: bool) -> list[Path]:
+    """README and the documents in ``docs/`` and ``benchmarks/``: the tracked ones to check, new ones too to write."""
+    if check:
+        names = [name for name in tracked_files(ROOT) if name.endswith(".md")]
+    else:
+        names = [path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")]
+    chosen = sorted(name for name in names if name.startswith(tuple(f"{folder}/" for folder in FOLDERS)))
+    return [ROOT / name for name in ("README.md", *chosen)]
+
+
 def main(check: bool) -> int:
-    """Write all documents, or only compare them; the number of those that failed."""
+    """Write all documents, or only compare them; returns the number of documents that failed."""
     failures = []
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("benchmarks/*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in documents(check):
         name = path.relative_to(ROOT)
         try:
             text = path.read_text("utf-8")

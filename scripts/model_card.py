@@ -1,6 +1,6 @@
-"""Write the card of the embedded model from its recipe, its loss curve and a run on the full test split.
+"""Write the model card of the embedded model from its recipe, its loss curve and a run on the full test split.
 
-``python scripts/model_card.py RUN``, where ``dpc run --output RUN`` made RUN.
+``python scripts/model_card.py RUN``, with the folder that ``dpc run --output RUN`` wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 
 from dpc.records.directory import RecordFile
 from dpc.stats import wilson
@@ -21,28 +22,29 @@ METHODS = ("pretrained", "prompt_tuning", "dpc")
 
 INTRODUCTION = """# The embedded model
 
-A Llama of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads, context {context}), trained from
-scratch by `dpc zoo train` on texts that `src/dpc/zoo/corpus.py` writes from a seed. It reads plain text with a
-byte-level tokenizer of {vocabulary} tokens in which every digit is a token, and is float32. It exists so that every
-command works without a download, on a laptop; it knows nothing but the word problems below.
+A Llama of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads, context {context}) in float32.
+`dpc zoo train` trains it from scratch on texts that `src/dpc/zoo/corpus.py` generates from a seed. Its tokenizer works
+on bytes and has {vocabulary} tokens; every digit is one token. With it, every command works without a download, on a
+laptop. It can only solve the word problems below.
 
-## What it was trained on, and what it is asked
+## Training texts and benchmark
 
-Training texts are word problems in English: a start amount, then one event a month, one to five of them, amounts up to
-60. Two things a question does not settle are decided by who wrote the text: whether a week has 7 days (60% of texts) or
-5, and whether each step of the rationale names its month (50%). Half of the texts open with a line that states some of
-this. The curriculum goes from single steps to chains of five, then adds distractors and shuffled sentences.
+The training texts are word problems in English: an initial amount, then one event per month, one to five events,
+amounts up to 60. Two properties are not stated in the question but depend on the house style of the text: whether a
+week has 7 days (60% of the texts) or 5, and whether each step of the rationale names its month (50%). Half of the texts
+begin with a line that states some of this. The curriculum goes from single steps to chains of five, then adds
+distractors and shuffled sentences.
 
-The benchmark (`src/dpc/zoo/data/`) is shifted from that, as a user's task is from what their model saw: one house alone
-(weeks of 5 days, months named), never a line that says so; three to five events; phrasings that are rare in training
-half of the time (15% there); half of the stories shuffled; a week in 45% of the problems. A soft prompt has something
-to close: it can say which house is meant. No chain of operations of dev or test, and no tuple of numbers, is in train
-or in the model's training texts (chains of three and more).
+The benchmark (`src/dpc/zoo/data/`) has another distribution, as a user's task differs from a model's training data. It
+has one house style only (weeks of 5 days, months named) and no line that states it; three to five events; phrasings
+that are rare in training (15%) in half of the problems; shuffled sentences in half of them; a week in 45%. A soft
+prompt can improve accuracy by selecting the house style. No chain of operations of dev or test, and no tuple of
+numbers, occurs in train or in the model's training texts (chains of three and more).
 """
 
 
 def loss_table() -> list[str]:
-    """The loss curve, thinned to a dozen lines."""
+    """A dozen points of the loss curve."""
     curve = [json.loads(line) for line in (MODEL / "loss_curve.jsonl").read_text().splitlines()]
     shown = sorted({round(i * (len(curve) - 1) / 11) for i in range(12)})
     rows = [curve[i] for i in shown]
@@ -72,12 +74,12 @@ def accuracy_table(run: Path) -> list[str]:
 
 
 def calculations(example: Example) -> int:
-    """Lines of the gold rationale before the answer."""
+    """Number of lines of the gold rationale before the answer."""
     return (example.rationale or "").count("\n")
 
 
 def main(run: Path) -> None:
-    """Write the card beside the weights."""
+    """Write the card to the model's folder."""
     from safetensors import safe_open
 
     recipe = json.loads((MODEL / "recipe.json").read_text())
@@ -91,9 +93,9 @@ def main(run: Path) -> None:
         INTRODUCTION.format(parameters=parameters, **(recipe | {"vocabulary": vocabulary})),
         "## Training",
         "",
-        f"`dpc zoo train --output DIR` with the recipe's own settings: {settings}.",
+        fill(f"`dpc zoo train --output DIR` with the recipe's settings: {settings}.", 120),
         f"On one core of a shared machine: a median of {median(speeds):,.0f} tokens/s, about {minutes:.0f} minutes.",
-        "Losses are nats per token; beside them, every line of the curve is in `loss_curve.jsonl`.",
+        "Losses are in nats per token. The whole curve is in `loss_curve.jsonl`.",
         "",
         *loss_table(),
         "",

@@ -1,8 +1,8 @@
-"""The order of the rooms: a module imports only from rooms above its own. Tests enforce it, the docs show it."""
+"""The order of the rooms. A module imports only from its own room and from rooms above it; tests enforce it."""
 
 from __future__ import annotations
 
-# A room is a module of ``dpc`` or a package with all it holds; the longest name that fits a module is its room.
+# A room is a module or a package of ``dpc``. Where several names match a module, the longest is its room.
 ROOMS = (
     "errors",
     "files",
@@ -20,12 +20,13 @@ ROOMS = (
     "report",
     "analysis",
     "run",
+    "api",
     "cli",
     "__main__",
 )
 
-# Rooms above that a room must not know all the same.
-STRANGERS = {
+# Rooms above that a room must not import either, so that it can be used and tested without them.
+FORBIDDEN = {
     "model": ("tasks",),
     "prompt": ("tasks",),
     "engine": ("tasks",),
@@ -38,7 +39,7 @@ STRANGERS = {
 
 
 def room_of(module: str) -> str | None:
-    """The room of ``module`` (``dpc.methods.act`` is in ``methods``), None for one that stands in no room."""
+    """The room of ``module``: ``methods`` for ``dpc.methods.act``; None where no room matches."""
     name = module.removeprefix("dpc.")
-    fitting = [room for room in ROOMS if name == room or name.startswith(f"{room}.")]
-    return max(fitting, key=len, default=None)
+    matching = [room for room in ROOMS if name == room or name.startswith(f"{room}.")]
+    return max(matching, key=len, default=None)

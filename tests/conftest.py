@@ -1,4 +1,4 @@
-"""Tests run offline, and on one thread: the same sums in the same order on every machine."""
+"""Settings of all tests: offline, and on one thread, so that sums are computed in the same order everywhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Read by the commands that tests start, which import torch for themselves.
+# For the subprocesses of tests, which import torch.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from dpc.types import Evidence
 
-def about(evidence: dict[str, Any], rel: float = 1e-3) -> dict[str, Any]:
-    """Figures equal up to ``rel``; those in lists are kept to four digits, and small ones are noise beside the rest."""
 
-    def expected(value: Any) -> Any:
-        if isinstance(value, list):
+class About:
+    """Equal to evidence whose figures differ by at most ``rel``.
+
+    Figures in tuples are kept to four digits, and small ones are rounding noise beside the largest.
+    """
+
+    def __init__(self, evidence: Evidence, rel: float = 1e-3) -> None:
+        self._rel = rel
+        self._fields = {name: self._expected(value) for name, value in asdict(evidence).items()}
+
+    def _expected(self, value: Any) -> Any:
+        if isinstance(value, tuple):
             return pytest.approx(value, rel=2e-3, abs=1e-3 * max(value))
-        return pytest.approx(value, rel=rel) if isinstance(value, float) else value
+        return pytest.approx(value, rel=self._rel) if isinstance(value, float) else value
 
-    return {name: expected(value) for name, value in evidence.items()}
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Evidence) and asdict(other) == self._fields
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields))
+
+    def __repr__(self) -> str:
+        return f"About({self._fields})"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dpc.records.directory import RunDirectory
 from dpc.tasks import data_sha256
 from dpc.tasks.gsm8k import TASK
-from dpc.types import Answer, Cost, Decision, Example, Generation, Record
+from dpc.types import Answer, Cost, Decision, Evidence, Example, Generation, Record
 
 
 def rows(count: int, prefix: str = "gsm8k/test") -> list[Example]:
@@ -27,11 +28,12 @@ def record(example: Example, method: str, first: bool, second: bool | None = Non
     scores = [TASK.score(example, each) for each in texts]
     decision = None
     if method == "dpc":
-        evidence: dict[str, Any] = {"beta": 0.25, "influence": [0.1, 0.4, 0.2], "late_flow": 0.3, "odd": [1, "x"]}
-        if second is not None:
-            evidence |= {"accumulated": True, "profile": [0.5, 0.125]}
-        fires = second is not None
-        decision = Decision(fires, 0.75 if fires else 0.25, 0.5, 1 if fires else None, evidence)
+        evidence = Evidence(beta=0.25, influence=(0.1, 0.4, 0.2), late_flow=0.3, more={"odd": 1.5})
+        triggered = second is not None
+        if triggered:
+            evidence = replace(evidence, accumulated=True, profile=(0.5, 0.125), corruption="largest S_acc: masked")
+        statistic, key = (0.75, 1) if triggered else (0.25, None)
+        decision = Decision(triggered, statistic, 0.5, key, evidence=evidence)
     answer = Answer(passes[0], decision, passes[1] if len(passes) > 1 else None, Cost(7, 1, 6, 0.125))
     return Record(example.id, method, answer, scores[0], scores[-1])
 
@@ -50,7 +52,7 @@ def make_run(
         "tau": 0.5,
         "data": data,
         "method": {"gamma": 10.0},
-        "decoding": {"max_new_tokens": None},
+        "decoding": {"max_new_tokens": 512},
     }
     run.enter("eval", made_from | dict(described or {}))
     run.write_examples(examples)

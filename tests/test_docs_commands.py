@@ -1,4 +1,4 @@
-"""Every command that a document shows exists, with the arguments and options that it shows."""
+"""The commands in the documents exist, with their arguments and options."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import typer.main
 
 from dpc.cli import app
 from tests.paths import ROOT
+from tracked import tracked_files
 
+# The command line's reference is generated from the program, and the changelog names commands of older versions.
 DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "cli.md"),
-    *sorted((ROOT / "benchmarks").glob("*.md")),
+    ROOT / name
+    for name in tracked_files()
+    if name.endswith(".md") and not name.startswith("src/") and name not in ("docs/cli.md", "CHANGELOG.md")
 ]
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(dpc [^`]*)`")
 
 
 def commands_in(text: str) -> Iterator[str]:
-    """Lines of code blocks that begin with ``dpc``, continued lines joined, and commands within a sentence."""
+    """Lines of code blocks that begin with ``dpc``, with continued lines joined, and commands within a sentence."""
     for fence in FENCE.findall(text):
-        lines = fence.replace("\\\n", " ").splitlines()
+        lines = fence.replace("\\\n", "").splitlines()  # as a shell joins them
         yield from (line.strip() for line in lines if line.strip().startswith("dpc "))
     yield from re.findall(r"^ {4}(dpc .*)$", text, re.MULTILINE)
-    # A name alone, as in "`dpc bench` measures", is no command line.
+    # A command's name alone, as in "`dpc bench` measures", has no arguments to check.
     yield from (found for found in INLINE.findall(FENCE.sub("", text)) if len(found.split()) > 2)
 
 
 def parse(command: str) -> None:
-    """Parse a command line as the shell and the program would, and run nothing."""
+    """Parse a command line as the shell and the program would, without running the command."""
     arguments = shlex.split(command, comments=True)[1:]
     group = typer.main.get_command(app)
     context = group.make_context("dpc", arguments[:1], resilient_parsing=True)
@@ -46,7 +47,7 @@ def parse(command: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_commands_in_documents_can_be_given(document: Path) -> None:
+def test_commands_in_documents_are_valid(document: Path) -> None:
     for command in commands_in(document.read_text("utf-8")):
         try:
             parse(command)
@@ -54,7 +55,7 @@ def test_commands_in_documents_can_be_given(document: Path) -> None:
             raise AssertionError(f"{document.relative_to(ROOT)}: {command!r}: {error}") from error
 
 
-def test_a_command_that_does_not_exist_is_found() -> None:
+def test_an_unknown_command_or_option_is_reported() -> None:
     [wrong] = commands_in("Say `dpc evaluate --output X` now, or `dpc`.")
     with pytest.raises(AssertionError, match="no command evaluate"):
         parse(wrong)

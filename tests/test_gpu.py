@@ -17,7 +17,7 @@ from dpc.flow.local_influence import local_influence
 from dpc.flow.measures import rationale_influence
 from dpc.flow.saliency import prompt_saliency
 from dpc.methods import build_method
-from dpc.methods.base import Setup
+from dpc.methods.method import Setup
 from dpc.model.attention_call import AttentionCall
 from dpc.model.lm import FrozenLM, load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt
@@ -45,7 +45,7 @@ def zoo_requests(lm: FrozenLM, count: int) -> list[Request]:
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
-@pytest.mark.filterwarnings("ignore:steps are not recorded")
+@pytest.mark.filterwarnings("ignore:passes are not captured")
 def test_slots_equal_one_at_a_time_on_every_architecture(architecture: str) -> None:
     lm = on_gpu(tiny_lm(architecture))
     lm.model.generation_config.eos_token_id = MANY_ENDS
@@ -96,7 +96,7 @@ def test_a_model_that_looks_at_numbers_is_decoded_without_recording() -> None:
     model.generation_config.eos_token_id = MANY_ENDS
     lm = replace(small, model=model)
     requests = requests_for(lm, 6)
-    with pytest.warns(UserWarning, match="not recorded as CUDA graphs"):
+    with pytest.warns(UserWarning, match="not captured as CUDA graphs"):
         made = Decoder(lm, DecodingSettings(batch_size=4)).all(requests, 20)
     assert made == [greedy(lm, [request], 20)[0] for request in requests]
 
@@ -127,7 +127,9 @@ def test_saliency_equals_float64_on_a_cpu(architecture: str, way: str) -> None:
 
 def test_the_trigger_alone_equals_the_whole_backward_pass() -> None:
     lm = load_lm("zoo", device="cuda", dtype="float32")
-    decoded = list(Decoder(lm, DecodingSettings(batch_size=8)).stream(zoo_requests(lm, 16), 160))
+    decoder = Decoder(lm, DecodingSettings(batch_size=8))
+    decoder.submit(zoo_requests(lm, 16))
+    decoded = list(decoder.drain(160))
     for each, local in zip(decoded, local_influence(lm, decoded), strict=True):
         assert each.request.soft_prompt is not None
         [whole] = prompt_saliency(

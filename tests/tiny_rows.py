@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpc.tasks import Task
+from dpc.types import Example, Score
+from tests.paths import PACKAGE
 from tests.tiny_models import tiny_lm
 
 TRAIN, TEST = 12, 4
@@ -21,6 +24,29 @@ def write_model(folder: Path, architecture: str = "llama", weights: bool = True)
     lm.tokenizer.save_pretrained(folder)
     if not weights:
         (folder / "model.safetensors").unlink()
+    return folder
+
+
+def toy_examples(count: int = 10) -> list[Example]:
+    """Rows without a file."""
+    return [Example(f"toy/{i}", "ab" * (i % 5 + 1) + "xyz"[i // 5 % 3], "x", "x") for i in range(count)]
+
+
+def toy_task(name: str = "toy", examples: Sequence[Example] = ()) -> Task:
+    """Right where the answer holds a letter of the first half of the alphabet: about as often right as wrong."""
+
+    def score(example: Example, text: str) -> Score:
+        right = any("a" <= c <= "m" for c in text)
+        return Score(right, text[:1], "match" if right else "mismatch")
+
+    return Task(name, "none", 8, lambda *_: list(examples), lambda e: e.question, lambda e: " x", score)
+
+
+def write_zoo_rows(folder: Path, **counts: int) -> Path:
+    """The first rows of splits of the embedded benchmark, so that commands are over in seconds."""
+    for split, count in counts.items():
+        lines = (PACKAGE / "zoo" / "data" / f"{split}.jsonl").read_text("utf-8").splitlines()[:count]
+        (folder / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
     return folder
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpc.errors import UserError
-from dpc.types import HeadReduction, PruneScope
+from dpc.types import Aggregation, HeadReduction, InfluenceRow, MaskValue, PruneBy, PruneScope, Rounding
 
 Init = Literal["random", "sample-vocab", "text"]
 Autocast = Literal["auto", "bfloat16", "off"]
@@ -76,6 +77,19 @@ class MethodSettings(_Group):
     shallow_stop: float = Field(
         10 / 32, ge=0, le=1, description="last shallow layer, a fraction of the depth; the paper sees peaks to 10 of 32"
     )
+    shallow_aggregation: Aggregation = Field(
+        "mean", description="S_acc over the shallow layers: their mean, as in Eq 6, or the largest of them"
+    )
+    row: InfluenceRow = Field(
+        "at",
+        description="s_i is read in the row at token i's position, or in the row before, which wrote it; the paper "
+        "speaks of the flow to the i-th token, and its ancestor indexes rows by the tokens' own positions",
+    )
+    loss_end_token: bool = Field(
+        False,
+        description="count the end token in the rationale's loss; the paper's rationale ends with the answer. True "
+        "needs a pass through the whole network for the trigger",
+    )
     accumulation_k: float = Field(
         2.0, gt=1, description="k of Eq 7: one soft token gathers over k times the mean; reported, decides nothing"
     )
@@ -83,7 +97,26 @@ class MethodSettings(_Group):
     prune_scope: PruneScope = Field(
         "vector", description="rank magnitudes in each vector, or in the whole prompt; vectors keep an equal share"
     )
-    mask_key: bool = Field(True, description="set the key token's vector to zero, as the paper does")
+    prune_by: PruneBy = Field(
+        "magnitude", description="prune the smallest magnitudes, or the smallest signed values; the paper says smallest"
+    )
+    prune_rounding: Rounding = Field(
+        "floor",
+        description="of the pruned count, where gamma percent is no whole number; floor prunes no more than gamma",
+    )
+    mask_key: bool = Field(True, description="mask the key token's vector, as the paper does")
+    mask_value: MaskValue = Field(
+        "zero", description="what a masked vector becomes: zero, as in the paper, or the mean of the prompt's vectors"
+    )
+    corrupt_short: bool = Field(
+        False,
+        description="all_corruption also corrupts answers too short to be judged; false: they keep their first "
+        "answer, as with every trigger",
+    )
+    random_may_draw_key: bool = Field(
+        True,
+        description="random_corruption draws among all tokens; false: among all but the key token, which is traced",
+    )
     seed: int = Field(
         0, ge=0, lt=2**63, description="of what random_corruption and random_trigger draw; no other method looks at it"
     )
@@ -207,7 +240,7 @@ def parse_settings(assignments: Sequence[str], defaults: dict[str, dict[str, Any
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        wrong += [mistake for _, mistake in mistakes(error)]
+        wrong += [mistake for _, mistake in mistakes(error, Settings)]
     if wrong:
         raise UserError(f"--set: {'; '.join(wrong)}; docs/configuration.md lists every setting")
     return settings
@@ -228,12 +261,27 @@ def read_assignments(assignments: Sequence[str]) -> tuple[dict[str, dict[str, An
     return values, wrong
 
 
-def mistakes(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
-    """Where each mistake is, as names from the outside in, and what to tell the user about it."""
+def mistakes(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], str]]:
+    """Where each mistake is, as names from the outside in, and what to tell the user about it.
+
+    model: what was validated; a name that it does not know gets the nearest one as a hint.
+    """
     found = []
     for each in error.errors():
         place = tuple(map(str, each["loc"]))
+        if each["type"] == "extra_forbidden":
+            found.append((place, f"{'.'.join(place)}: there is no such setting{_did_you_mean(place, model)}"))
+            continue
         message = each["msg"].removeprefix("Value error, ")
         value = "" if each["type"] == "value_error" else f", got {each['input']!r}"
         found.append((place, f"{'.'.join(place)}: {message[:1].lower()}{message[1:]}{value}"))
     return found
+
+
+def _did_you_mean(place: tuple[str, ...], model: type[BaseModel]) -> str:
+    fields: Any = model.model_fields
+    for name in place[:-1]:
+        kind = fields[name].annotation if name in fields else None
+        fields = getattr(kind, "model_fields", {})
+    near = get_close_matches(place[-1], fields, 1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -11,11 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpc.analysis.columns import attention_sinks, column_means, gathering_columns
-from dpc.analysis.figures import FIGURES
-from dpc.analysis.instances import Instance, draw
-from dpc.analysis.measure import measure_flows, measure_map
-from dpc.analysis.statistics import (
+from dpc.analysis.aggregates import (
     LATE_OVER_EARLY,
     MANY_LATE,
     OVER_MEDIAN,
@@ -26,8 +22,12 @@ from dpc.analysis.statistics import (
     mean_of,
     typical,
 )
+from dpc.analysis.analyze import figure_names
+from dpc.analysis.figures import FIGURES, Material, build_figure
+from dpc.analysis.instances import Instance, draw
+from dpc.analysis.marked_columns import attention_sinks, column_means, gathering_columns
+from dpc.analysis.measure import measure_flows, measure_map
 from dpc.analysis.store import InstanceFlow, InstanceMap, Store
-from dpc.cli.analyze import figure_names
 from dpc.errors import UserError
 from dpc.prompt.soft_prompt import init_prompt
 from dpc.settings import MethodSettings
@@ -84,13 +84,47 @@ def test_dependence_is_fishers_test_of_the_table_of_counts() -> None:
     found = dependence("x", accumulated, changed)
     assert (found.accumulated.changed, found.accumulated.instances) == (7, 10)
     assert (found.even.changed, found.even.instances, found.even.share) == (2, 8, 0.25)
+    assert found.missing == ""
+    assert found.test is not None
     assert found.test.odds_ratio == pytest.approx(7 * 6 / (3 * 2))
     assert found.test.p == pytest.approx(scipy.stats.fisher_exact([[7, 3], [2, 6]]).pvalue)
 
 
-def test_where_everything_accumulates_there_is_nothing_to_compare_with() -> None:
-    found = dependence("x", np.ones(5, bool), np.array([True, False, False, True, False]))
-    assert (found.even.instances, found.even.share, found.test.odds_ratio, found.test.p) == (0, None, None, 1.0)
+MIXED, ALL, NONE = np.array([True, False, False, True, False]), np.ones(5, bool), np.zeros(5, bool)
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "changed", "words"),
+    [
+        (ALL, MIXED, "every instance has accumulation"),
+        (NONE, MIXED, "no instance has accumulation"),
+        (MIXED, ALL, "every instance has changed late flow"),
+        (MIXED, NONE, "no instance has changed late flow"),
+    ],
+)
+def test_a_table_of_one_row_or_one_column_has_no_test(accumulated: Any, changed: Any, words: str) -> None:
+    found = dependence("x", accumulated, changed)
+    assert (found.test, found.missing) == (None, words)
+    assert found.accumulated.instances == accumulated.sum()
+    assert found.even.share == (None if accumulated.all() else changed[~accumulated].mean())
+
+
+def material(flows: list[InstanceFlow], k: float) -> Material:
+    drawn = [(instance, one) for instance, one in zip(instances(len(flows)), flows, strict=True)]
+    return Material(drawn, drawn[:1], drawn[1:], [], lambda _: pytest.fail("no map"), (0,), 2, k, 0.5)
+
+
+def test_figure_4a_says_that_it_cannot_be_tested_where_no_instance_has_accumulation() -> None:
+    flows = [flow(3.0, 1.0, 0.2, 1.1), flow(0.5, 1.0, 0.9, 1.5), flow(1.0, 2.0, 0.5, 1.2)]
+    figure = build_figure("4a", material(flows, 2.0))
+    assert "can't be tested: no instance has accumulation" in figure.finding
+    assert "p = 1.00" not in figure.finding
+    numbers = figure.numbers["definitions"][LATE_OVER_EARLY]
+    assert (numbers["p"], numbers["odds_ratio"]) == (None, None)
+    tested = build_figure("4a", material(flows, 1.15))
+    assert "can't be tested" not in tested.finding
+    expected = scipy.stats.fisher_exact([[0, 2], [1, 0]]).pvalue
+    assert tested.numbers["definitions"][LATE_OVER_EARLY]["p"] == pytest.approx(expected)
 
 
 def test_bootstrap_agrees_with_scipy_and_moves_with_the_values() -> None:

@@ -1,8 +1,10 @@
-"""``dpc analyze`` as a user types it, on the shipped model: numbers computed again from what it leaves behind."""
+"""``dpc analyze`` on the shipped model: every number is computed again from the files that it leaves."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import scipy.stats
 
 from dpc.analysis import collect
+from dpc.analysis.analyze import analyze_run
 from dpc.analysis.figures import FIGURES
 from dpc.analysis.instances import read_evaluation
 from dpc.cli import run_command
@@ -71,6 +74,8 @@ def test_every_figure_has_its_picture_its_data_and_its_words(run: Path) -> None:
     )
     assert words["instances"]["judged"] + words["instances"]["too_short"] == ROWS
     assert words["not_drawn"] == {}
+    assert all(figure["from"] == words["from"] for figure in words["figures"].values())
+    assert words["from"]["instances"] == DRAWN
 
 
 def test_the_numbers_of_an_instance_follow_from_its_saliency(run: Path) -> None:
@@ -149,7 +154,7 @@ def test_prompt_columns_of_a_map_average_to_the_profile(run: Path) -> None:
             profile[cell["column"]] += cell["value"]
     profile /= len({cell["row"] for cell in cells})
     assert profile.tolist() == pytest.approx(row["profile"], rel=1e-3)
-    assert int(profile.argmax()) == chosen["soft_token"]
+    assert int(profile.argmax()) == chosen["virtual_token"]
     assert max(r["concentration"] for r in rows(run, "instances") if r["in_drawn"]) == row["concentration"]
 
 
@@ -205,12 +210,72 @@ def copy_without_figures(run: Path, to: Path) -> Path:
     return to
 
 
-def test_figures_of_other_instances_go(run: Path, tmp_path: Path) -> None:
-    copy_without_figures(run, tmp_path)
-    (tmp_path / "analysis" / "2a.svg").write_text("stale")
-    assert run_command(["analyze", str(tmp_path), "--instances", "6", "--figures", "4c"]) == 0
-    assert list(said(tmp_path)["figures"]) == ["4c"]
-    assert not (tmp_path / "analysis" / "2a.svg").exists()
+def test_figures_drawn_with_other_settings_stay_and_say_what_they_were_made_from(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = {path.name: path.read_bytes() for path in (copy / "analysis").glob("*.*") if path.stem in FIGURES}
+    capsys.readouterr()
+    assert run_command(["analyze", str(copy), "--instances", "6", "--figures", "4c"]) == 0
+    words = said(copy)
+    assert list(words["figures"]) == list(FIGURES)
+    assert {name: figure["from"]["instances"] for name, figure in words["figures"].items()} == {
+        name: 6 if name == "4c" else DRAWN for name in FIGURES
+    }
+    after = {path.name: path.read_bytes() for path in (copy / "analysis").glob("*.*") if path.stem in FIGURES}
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"4c.svg", "4c.pdf", "4c.parquet"}
+    kept = ", ".join(name for name in FIGURES if name != "4c")
+    printed = capsys.readouterr().err
+    assert f"note: kept {kept}: drawn with instances {DRAWN}, seed 0, dtype float32" in " ".join(printed.split())
+
+
+def test_a_figure_of_other_answers_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    records = RecordFile(copy / "records" / "dpc.jsonl").read()
+    (copy / "records" / "dpc.jsonl").unlink()
+    RecordFile(copy / "records" / "dpc.jsonl").append(records[1:])
+    capsys.readouterr()
+    assert run_command(["analyze", str(copy), "--instances", "6", "--figures", "4c"]) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "note: kept 2a, 2b, 3, 4a, 4b, 6: other answers than the run has now; draw them again" in printed
+    assert set(said(copy)["figures"]) == set(FIGURES)
+
+
+def test_a_figure_whose_files_are_gone_is_no_longer_described(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "analysis" / "2b.svg").unlink()
+    assert run_command(["analyze", str(copy), "--instances", str(DRAWN), "--figures", "4c"]) == 0
+    assert set(said(copy)["figures"]) == set(FIGURES) - {"2b"}
+
+
+def test_python_callers_get_the_same_figures(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    seen: list[tuple[int, int]] = []
+    found = analyze_run(
+        RunDirectory(copy, "a notebook"),
+        lambda *_: pytest.fail("everything was measured before"),
+        names=["4c"],
+        instances=DRAWN,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert found["figures"] == said(run)["figures"]
+    assert found["made_by"]["command"] == "a notebook"
+    assert found == said(copy)
+
+
+def test_a_run_that_another_process_writes_is_not_analysed(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*arguments: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("dpc.records.lock.fcntl.flock", held)
+    assert "is writing it" in complaint(capsys, str(run), "--figures", "4c")
 
 
 def test_a_run_without_wrong_answers_says_so_and_draws_the_rest(
@@ -228,7 +293,22 @@ def test_a_run_without_wrong_answers_says_so_and_draws_the_rest(
         == 0
     )
     assert said(tmp_path)["not_drawn"] == {"4b": "no answer of the run is wrong"}
+    assert list(said(tmp_path)["figures"]) == ["4a"]
     assert "4b      not drawn: no answer of the run is wrong" in capsys.readouterr().out
+
+
+def test_a_figure_that_cannot_be_drawn_now_stays_as_it_was(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    records = RecordFile(copy / "records" / "dpc.jsonl").read()
+    right = [replace(record, score_first=replace(record.score_first, correct=True)) for record in records]
+    (copy / "records" / "dpc.jsonl").unlink()
+    RecordFile(copy / "records" / "dpc.jsonl").append(right)
+    assert run_command(["analyze", str(copy), "--instances", str(DRAWN), "--figures", "4b"]) == 0
+    assert f"the figure from before stays (instances {DRAWN}, seed 0" in " ".join(capsys.readouterr().out.split())
+    assert (copy / "analysis" / "4b.svg").read_bytes() == (run / "analysis" / "4b.svg").read_bytes()
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -239,7 +319,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_what_the_user_can_mend_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert complaint(capsys, str(tmp_path)).startswith(f"{tmp_path}: holds no evaluation; expected a run directory")
+    assert complaint(capsys, str(tmp_path)).startswith(f"{tmp_path}: has no evaluation; expected a run directory")
     copied = copy_without_figures(run, tmp_path / "copy")
     assert "--figures 7: expected some of" in complaint(capsys, str(copied), "--figures", "7")
     more = (str(copied), "--instances", str(ROWS), "--figures", "4c")
@@ -251,4 +331,4 @@ def test_what_the_user_can_mend_is_one_line(run: Path, tmp_path: Path, capsys: p
     said_of_prompt = complaint(capsys, *more, "--prompt", str(tmp_path / "other"))
     assert said_of_prompt.startswith("--prompt: is not the prompt that the run was evaluated with")
     (copied / "records" / "dpc.jsonl").unlink()
-    assert "holds no records of the method dpc" in complaint(capsys, str(copied))
+    assert "has no records of the method dpc" in complaint(capsys, str(copied))

@@ -1,4 +1,4 @@
-"""The paper's figures as drawings: they show the values beside them, survive any token, and do without colour."""
+"""The paper's figures as drawings: they show the given values, with any token, and can be read without colour."""
 
 from __future__ import annotations
 
@@ -114,6 +114,8 @@ def test_bars_of_shares_and_means_are_the_data() -> None:
     assert [patch.get_height() for patch in axis.patches] == [0.7, 0.0]
     assert {text.get_text() for text in axis.texts} == {"7 of 10", "0 of 0"}
     assert "p = 0.030" in axis.get_title(loc="left")
+    [axis] = drawn(CoOccurrence(shares().shares, {"R > tau": None})).axes
+    assert axis.get_title(loc="left") == "R > tau\nno test"
     [axis] = drawn(means()).axes
     assert [patch.get_height() for patch in axis.patches] == means().columns()["mean"]
     assert [tuple(line.get_segments()[0][:, 1]) for line in axis.collections] == [(5e-8, 3e-7), (1e-7, 5e-7)]

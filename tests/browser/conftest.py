@@ -1,4 +1,4 @@
-"""A headless Chromium, as Debian packages it, that may write down what a page asks for and complains about."""
+"""A headless Chromium from Debian, with logs of requests and of errors, and the page of a made-up run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from typing import Any
 
 import pytest
 
+from dpc.report import write_page
+from dpc.types import Record
+from tests.report.examples import HOSTILE
+from tests.report.made_run import rows, write_run
+
+N = 1000
+OWNED = [
+    "<script>document.title='owned';owned=1</script>",
+    "</script><script>owned=1</script>",
+    "<img src=x onerror=owned=1>",
+]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE = 20
 
@@ -93,3 +104,16 @@ def browser(chromium: Browser) -> Iterator[Browser]:
     chromium.log("browser")
     yield chromium
     assert [entry["message"] for entry in chromium.log("browser")] == []
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    path = tmp_path_factory.mktemp("run")
+    made = write_run(path, rows(N, [*OWNED, *HOSTILE]))
+    write_page(path)
+    return path, made["dpc"]
+
+
+@pytest.fixture(scope="session")
+def page(run: tuple[Path, Any]) -> str:
+    return (run[0] / "report.html").as_uri()

@@ -10,9 +10,10 @@ import pytest
 
 from dpc.cli.lab import answer, page
 from dpc.cli.server import PageServer
-from dpc.cli.session import Session
+from dpc.methods import get_method
 from dpc.model.lm import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
+from dpc.run.session import Session
 from dpc.settings import Settings
 from dpc.tasks import get_task
 from tests.browser.conftest import Browser
@@ -30,7 +31,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     # Large enough for a change of it to change an answer.
     vectors = 3 * init_prompt(lm, 6, "random", 0).vectors
     save_adapter(SoftPrompt.of(vectors, lm.name), lm, folder, {})
-    return Session(lm, get_task("zoo"), folder, 0.25, Settings())
+    return Session(lm, get_task("zoo"), folder, Settings(), get_method("dpc"), 0.25)
 
 
 @pytest.fixture
@@ -85,14 +86,14 @@ def test_what_is_moved_is_what_is_shown(browser: Browser, server: PageServer, se
     with session.lm.model.register_forward_pre_hook(lambda module, args: passes.append(1)):
         for tau in ("-0.01", "1"):
             move(browser, "#tau", tau)
-            fires = expected(session, tau=float(tau))["triggered"]
+            fires = expected(session, tau=float(tau))["decision"]["triggered"]
             assert fires == (tau == "-0.01")
             assert browser.text("#result .lead").startswith("R = ")
             assert ("answered again" in browser.text("#result .lead")) == fires
             assert ("Triggered" in browser.text("[role=status]")) == fires
     assert not passes
 
-    token = (first["key"] + 1) % 6
+    token = (first["decision"]["key"] + 1) % 6
     move(browser, "#token", str(token))
     other = expected(session, token=token)
     assert other["second"]["text"] != first["second"]["text"]
@@ -135,7 +136,7 @@ def test_the_keyboard_is_enough(browser: Browser, server: PageServer) -> None:
     browser.press("TAB", "TAB")
     assert browser.run("return document.activeElement.id") == "token"
     browser.press("ARROW_DOWN")
-    browser.wait("$('#result .lead').textContent.includes('soft token 0')")
+    browser.wait("$('#result .lead').textContent.includes('virtual token 0')")
     assert browser.run("return $$('.lab input, .lab select, .lab textarea').every((each) => each.labels.length === 1)")
 
 

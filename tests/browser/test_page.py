@@ -1,70 +1,29 @@
-"""The page of a run in a real browser: it asks for nothing, runs nothing foreign, and shows what the records hold."""
+"""The page of a run in a real browser: it requests nothing, runs no text of a run, and shows what the records hold."""
 
 from __future__ import annotations
 
+import base64
 import re
+import shutil
+import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from PIL import Image
 
-from dpc.report import write_page, write_trace_page
-from dpc.report.flow_data import Flow
-from dpc.report.page_data import Instance, Pass
-from dpc.types import Decision, Example, Generation, Record, Score
-from tests.browser.conftest import Browser
+from dpc.report import write_page
+from tests.browser.conftest import OWNED, Browser
+from tests.browser.looks import choose, decision, fired
 from tests.report.examples import HOSTILE
-from tests.report.made_run import P, arrays, rows, write_run
 
 pytestmark = pytest.mark.browser
 
-N = 1000
-OWNED = [
-    "<script>document.title='owned';owned=1</script>",
-    "</script><script>owned=1</script>",
-    "<img src=x onerror=owned=1>",
-]
 MOST_BYTES, MOST_LOAD_MS, MOST_FILTER_MS = 10_000_000, 2000, 100
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
-    path = tmp_path_factory.mktemp("run")
-    made = write_run(path, rows(N, [*OWNED, *HOSTILE]))
-    write_page(path)
-    return path, made["dpc"]
-
-
-@pytest.fixture(scope="module")
-def page(run: tuple[Path, Any]) -> str:
-    return (run[0] / "report.html").as_uri()
-
-
-def decision(record: Record) -> Decision:
-    assert record.answer.decision is not None
-    return record.answer.decision
-
-
-def fired(record: Record) -> bool:
-    return decision(record).triggered
-
-
-def choose(browser: Browser, record: Record) -> None:
-    """Look at one instance, by its address."""
-    browser.run("location.hash = 'instance=' + encodeURIComponent(arguments[0])", record.example_id)
-    browser.wait("$('.instance h3 .foreign')?.textContent === arguments[0]", record.example_id)
-
-
-def spelled(text: str) -> float:
-    """A number as the page writes it."""
-    found = re.search(r"([\d.]+)(?:\s×\s10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?$", text)
-    assert found is not None, text
-    exponent = (found[2] or "0").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
-    return float(found[1]) * 10.0 ** int(exponent)
-
-
-def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: Browser, page: str) -> None:
+def test_the_page_requests_nothing_and_logs_nothing(browser: Browser, page: str) -> None:
     browser.open(page)
     browser.wait("$('.flow canvas')")
     assert {url for url in browser.requests() if not url.startswith("data:")} == {page}
@@ -115,9 +74,9 @@ def test_filters_search_and_order_work_together(browser: Browser, page: str, run
     browser.run(change, "[type=search]", " TEST/1", "input")
     browser.run(change, "select", "high", "change")
     wanted = [r for r in run[1] if fired(r) and "test/1" in r.example_id]
-    ratios = sorted((decision(r).ratio or 0 for r in wanted), reverse=True)
+    ratios = sorted((decision(r).statistic or 0 for r in wanted), reverse=True)
     assert browser.text(".browser [role=status]") == f"{len(wanted)} of 1,000 instances"
-    by_id = {r.example_id: decision(r).ratio for r in wanted}
+    by_id = {r.example_id: decision(r).statistic for r in wanted}
     shown = browser.run("return $$('[role=option] .foreign').map((each) => each.textContent)")
     assert [by_id[name] for name in shown] == ratios[: len(shown)]
     browser.run(change, "[type=search]", "nothing like this", "input")
@@ -128,25 +87,26 @@ def test_the_figures_of_an_instance_are_drawn_with_the_numbers_of_its_record(
     browser: Browser, page: str, run: Any
 ) -> None:
     browser.open(page)
-    chosen = [r for r in run[1] if fired(r)][5:8] + [r for r in run[1] if not fired(r) and decision(r).ratio][:2]
+    chosen = [r for r in run[1] if fired(r)][5:8] + [r for r in run[1] if not fired(r) and decision(r).statistic][:2]
     for record in chosen:
         choose(browser, record)
-        own = decision(record)
+        own, evidence = decision(record), decision(record).evidence
+        assert evidence.influence is not None
         values = browser.run(
             "return $$('.instance figure svg').map((svg) => [...svg.querySelectorAll('[data-value]')].map((each) => "
             "[each.getAttribute('class'), Number(each.dataset.value)]))"
         )
         influence, ratio = values[:2]
-        assert [value for kind, value in influence if kind.startswith("bar")] == own.evidence["influence"]
-        assert [value for kind, value in influence if kind == "beta"] == [own.evidence["beta"]]
-        late = len(own.evidence["influence"]) - len(own.evidence["influence"]) // 2
-        assert len([kind for kind, _ in influence if kind == "bar chosen"]) / late == own.ratio
-        assert [value for _, value in ratio] == [own.ratio, own.threshold]
+        assert [value for kind, value in influence if kind.startswith("bar")] == list(evidence.influence)
+        assert [value for kind, value in influence if kind == "beta"] == [evidence.beta]
+        late = len(evidence.influence) - len(evidence.influence) // 2
+        assert len([kind for kind, _ in influence if kind == "bar chosen"]) / late == own.statistic
+        assert [value for _, value in ratio] == [own.statistic, own.threshold]
         if own.triggered:
             profile = [(kind, value) for kind, value in values[2] if kind.startswith("bar")]
-            assert [value for _, value in profile] == own.evidence["profile"]
+            assert [value for _, value in profile] == list(evidence.profile or ())
             assert [kind for kind, _ in profile].index("bar chosen") == own.key_token
-            assert f"soft token {own.key_token} masked" in browser.text(".lead")
+            assert f"virtual token {own.key_token}, {evidence.corruption}" in browser.text(".lead")
 
 
 def test_both_rationales_stand_beside_each_other_with_their_differences_marked(
@@ -205,84 +165,6 @@ def test_everything_can_be_done_with_keys_alone(browser: Browser, page: str, run
     assert browser.run("return document.activeElement.getAttribute('role')") == "listbox"
 
 
-def test_the_heat_map_says_the_value_of_the_cell_that_keys_move_to(browser: Browser, page: str, run: Any) -> None:
-    with np.load(run[0] / "maps" / "0.npz") as made:
-        maps = dict(made)
-    record = next(r for r in run[1] if r.example_id == str(maps["example_id"]))
-    browser.open(page)
-    choose(browser, record)
-    browser.wait("$('.flow .map canvas')")
-    error = float(re.search(r"±([\d.]+)%", browser.text(".legend"))[1]) / 100 + 0.006  # type: ignore[index]
-    last, layer = maps["saliency"].shape[1] - 1, 1
-    browser.run("$('.flow .map').focus()")
-    for quantity in ("saliency", "attention"):
-        browser.run("$(`.flow input[value=${arguments[0]}]`).click(); $('.flow .map').focus()", quantity)
-        browser.press("HOME", *["ARROW_DOWN"] * 3, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")
-        said = browser.text(".readout")
-        assert f"reads soft token 3: {quantity}" in said
-        assert said.startswith(f"Layer {layer}: ")
-        assert spelled(said) == pytest.approx(float(maps[quantity][layer, last, 3]), rel=error)
-        browser.press("PAGE_UP")
-        assert spelled(browser.text(".readout")) == pytest.approx(float(maps[quantity][layer + 1, last, 3]), rel=error)
-        browser.press("PAGE_DOWN", "ARROW_UP", "ENTER")
-        listed = browser.run("return $$('.reading li').map((each) => each.firstChild.data)")
-        row = maps[quantity][layer, last - 1]
-        assert [spelled(each) for each in listed] == pytest.approx(sorted(map(float, row), reverse=True)[:8], rel=error)
-    assert "soft token 3" in browser.text(".legend") or "no soft token" in browser.text(".legend")
-    browser.run("$(`.flow input[value=saliency]`).click()")
-    assert browser.text(".marks").endswith("soft token 3")
-
-
-def test_layer_curves_hold_the_means_of_the_map_and_choose_the_layer(browser: Browser, page: str, run: Any) -> None:
-    with np.load(run[0] / "maps" / "0.npz") as made:
-        maps = dict(made)
-    record = next(r for r in run[1] if r.example_id == str(maps["example_id"]))
-    browser.open(page)
-    choose(browser, record)
-    browser.wait("$('.side svg')")
-    [_, [_, question_stop], _] = maps["spans"].tolist()
-    for kind, part in (("first", slice(0, question_stop - P)), ("other", slice(question_stop - P, None))):
-        values = browser.run("return $$(`.side .dot.${arguments[0]}`).map((each) => Number(each.dataset.value))", kind)
-        assert values == pytest.approx(maps["saliency"][:, part, :P].mean(axis=(1, 2)).tolist(), rel=1e-3)
-    browser.run(
-        "const drawing = $('.side svg'), box = drawing.getBoundingClientRect();"
-        "drawing.dispatchEvent(new MouseEvent('click', {clientX: box.right - 20, clientY: box.top + 80}))"
-    )
-    assert browser.text(".slider output") == "4 of 4"
-
-
-def test_a_cell_under_the_pointer_is_the_cell_that_is_told(browser: Browser, page: str, run: Any) -> None:
-    browser.open(page)
-    browser.wait("$('.flow .map canvas')")
-    point = (
-        "const c = $('.overlay'), b = c.getBoundingClientRect(), cell = (b.width - 108 - 6) / arguments[0];"
-        "const at = {clientX: b.left + 108 + 2.5 * cell, clientY: b.top + 100 + 0.5 * cell};"
-        "c.dispatchEvent(new PointerEvent('pointermove', at)); c.dispatchEvent(new MouseEvent('click', at));"
-    )
-    chosen = browser.text(".instance h3 .foreign")
-    with np.load(run[0] / "maps" / "0.npz") as made:
-        assert str(made["example_id"]) == chosen
-        columns = made["saliency"].shape[2]
-    browser.run(point, columns)
-    assert "(question 0) reads soft token 2: saliency" in browser.text(".readout")
-    assert "(question 0) read from" in browser.text(".reading h5")
-
-
-def test_a_long_map_says_that_it_is_down_sampled(browser: Browser, tmp_path: Path) -> None:
-    made = arrays([f" q{i}" for i in range(400)], [f" r{i}" for i in range(300)])
-    (a, b, c) = [tuple(span) for span in made["spans"].tolist()]
-    flow = Flow(made["saliency"], made["attention"], tuple(made["tokens"].tolist()), (a, b, c), (0, 1, 2, 3, 4))
-    graded, text = Score(False, "7", "mismatch"), Generation((), "so 7", "eos")
-    one = Instance(Example("question", "<b>7?</b>", ""), Pass(text, graded), decision=None, flow=flow)
-    write_trace_page(tmp_path / "one.html", one, k=2.0)
-    assert (tmp_path / "one.html").stat().st_size < 2_500_000
-    browser.open((tmp_path / "one.html").as_uri())
-    browser.wait("$('.flow .map canvas')")
-    assert "Down-sampled: each cell is the largest of 3 × 3 positions, of 716." in browser.text(".plot")
-    assert browser.text(".question") == "<b>7?</b>"
-    assert browser.run("return $$('.grade').length") == 0
-
-
 @pytest.mark.parametrize("width", [1440, 390])
 def test_no_width_needs_sideways_scrolling(browser: Browser, page: str, run: Any, width: int) -> None:
     browser.open(page, width)
@@ -291,6 +173,46 @@ def test_no_width_needs_sideways_scrolling(browser: Browser, page: str, run: Any
         choose(browser, record)
         assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.run("return $('.verdict').getBoundingClientRect().top") < 900
+
+
+def test_a_narrow_window_shows_the_difference_to_prompt_tuning_without_scrolling(browser: Browser, page: str) -> None:
+    browser.open(page, 390)
+    right = browser.run(
+        "const at = $$('.results thead th').findIndex((each) => each.textContent.startsWith('vs prompt tuning'));"
+        "return $$('.results tr').map((row) => row.children[at].getBoundingClientRect().right)"
+    )
+    assert max(right) <= 390
+    heights = browser.run("return $$('.results tbody tr').map((row) => row.getBoundingClientRect().height)")
+    assert max(heights) < 120
+
+
+def luminance(colour: list[int]) -> float:
+    return sum(colour[:3]) / 765
+
+
+def test_figures_of_the_paper_are_dark_in_dark_mode_and_can_be_read(browser: Browser, run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run[0], path)
+    (path / "analysis").mkdir()
+    drawing = (
+        "<svg xmlns='http://www.w3.org/2000/svg' width='300' height='100'><rect width='300' height='100' fill='#fff'/>"
+        "<rect x='100' width='100' height='100' fill='#1a1a1a'/>"
+        "<rect x='200' width='100' height='100' fill='#2a78b8'/></svg>"
+    )
+    (path / "analysis" / "4a.svg").write_text(drawing)
+    address = write_page(path).as_uri()
+    for dark in (False, True):
+        browser.open(address, dark=dark)
+        browser.wait("$('img.paper')?.complete")
+        browser.run("$('img.paper').scrollIntoView({block: 'center', behavior: 'instant'})")
+        time.sleep(0.3)
+        box = browser.run("const b = $('img.paper').getBoundingClientRect(); return [b.x, b.y]")
+        shot = Image.open(BytesIO(base64.b64decode(browser.driver.get_screenshot_as_base64()))).convert("RGB")
+        paper, ink, blue = (list(shot.getpixel((int(box[0]) + 13 + x, int(box[1]) + 60))) for x in (50, 150, 250))
+        assert (luminance(paper) < 0.15) == dark
+        assert abs(luminance(paper) - luminance(ink)) > 0.6
+        assert blue[2] == max(blue)
+        assert abs(luminance(paper) - luminance(blue)) > 0.2
 
 
 def test_dark_is_dark_and_words_can_be_read_on_both(browser: Browser, page: str) -> None:

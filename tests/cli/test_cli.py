@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,37 +14,8 @@ import pytest
 from dpc.cli import run_command
 from dpc.records.directory import RecordFile
 from dpc.stats import mcnemar_exact, wilson
+from tests.cli.commands import SMALL, answers, dpc, uncalibrated
 from tests.paths import PACKAGE
-
-SMALL = [
-    *("--set", "tuning.steps=6", "--set", "tuning.length=6", "--set", "tuning.evaluate_every=3"),
-    *("--set", "tuning.dev_limit=8", "--set", "tuning.checkpoint_every=2", "--set", "decoding.batch_size=16"),
-]
-
-
-def dpc(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dpc", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with few rows of the embedded benchmark, so that commands are over in seconds."""
-    folder = tmp_path_factory.mktemp("rows")
-    source = PACKAGE / "zoo" / "data"
-    for split, count in {"train": 100, "dev": 24, "test": 40}.items():
-        lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()[:count]
-        (folder / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of the whole pipeline."""
-    output = tmp_path_factory.mktemp("run") / "demo"
-    assert run_command(["run", "--output", str(output), "--data", str(rows), "--no-analyze", *SMALL]) == 0
-    return output
 
 
 def test_a_run_is_a_directory_with_everything_in_it(run: Path) -> None:
@@ -84,17 +52,6 @@ def test_the_same_command_again_computes_nothing_again(run: Path, rows: Path) ->
     assert {p: p.read_bytes() for p in (run / "records").iterdir()} == before
 
 
-def answers(folder: Path) -> dict[str, tuple[object, ...]]:
-    """What DPC answered and decided; other batches may change the last digits of its evidence, nothing else."""
-    found = {}
-    for record in RecordFile(folder / "records" / "dpc.jsonl").read():
-        answer, decision = record.answer, record.answer.decision
-        assert decision is not None
-        decided = (decision.triggered, decision.ratio, decision.key_token)
-        found[record.example_id] = (answer.first, answer.second, decided, record.score_final)
-    return found
-
-
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     run: Path, rows: Path, tmp_path: Path, stop: signal.Signals, code: int
@@ -119,19 +76,6 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     assert answers(tmp_path) == answers(run)
 
 
-def test_questions_in_answers_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "questions.jsonl"
-    asked = ["Tom has 8 pens. In January Tom buys 5 pens. How many pens does Tom have now?", "<b>שלום 🙂</b>"]
-    source.write_text("".join(json.dumps({"question": q, "id": f"q{i}"}) + "\n" for i, q in enumerate(asked)))
-    assert run_command(["generate", str(source), "--prompt", str(run / "prompt"), "--tau", "-1"]) == 0
-    lines = {line["id"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert [lines[f"q{i}"]["question"] for i in range(2)] == asked
-    one = lines["q0"]
-    assert one["decision"]["triggered"]
-    assert one["text"] == one["second"]["text"]
-    assert one["first"]["finish"] in ("eos", "length")
-
-
 def test_a_trace_holds_what_the_method_computed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     question = (
         "Tom has 8 pens. In January Tom buys 5 pens. In February Tom loses 3 pens. How many pens does Tom have now?"
@@ -144,11 +88,13 @@ def test_a_trace_holds_what_the_method_computed(run: Path, tmp_path: Path, capsy
         (_, p), (q0, q1), (r0, r1) = found["spans"]
         assert (q0, q1 - q0, r1 - r0) == (p, len(found["question_ids"]), len(found["rationale_ids"]))
         assert (layers, rows, prompt) == (4, r1 - p, p)
-        np.testing.assert_allclose(found["s"], found["scores"][-1, q1 - q0 :].mean(1), rtol=1e-5)
+        # s is what the method judged, from the last block alone.
+        np.testing.assert_allclose(found["s"], found["scores"][-1, q1 - q0 :].mean(1), rtol=1e-3, atol=1e-15)
         half = (r1 - r0) // 2
         assert found["beta"] == pytest.approx(found["s"][:half].mean(), rel=1e-5)
-        assert found["R"] == pytest.approx((found["s"][half:] > found["beta"]).mean())
-        np.testing.assert_allclose(found["S_acc"], found["scores"][:2].mean((0, 1)), rtol=1e-5)
+        assert found["statistic"] == pytest.approx((found["s"][half:] > found["beta"]).mean())
+        assert bool(found["triggered"]) == (found["statistic"] > found["threshold"])
+        np.testing.assert_allclose(found["S_acc"], found["scores"][:2].mean((0, 1)), rtol=1e-4)
         assert found["key_token"] == found["S_acc"].argmax()
         assert not found["corrupted"][found["key_token"]].any()
         assert found["corrupted"].shape == (p, 128)
@@ -174,11 +120,18 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]] = {
         "config.json",
     ),
     "no such task": (lambda run, rows, tmp: ["run", "--output", str(tmp), "--task", "gsm9k"], "gsm8k"),
-    "no such method": (lambda run, rows, tmp: ["eval", "--output", str(tmp), "--methods", "dcp"], "dpc"),
+    "no such method": (
+        lambda run, rows, tmp: ["eval", "--output", str(tmp), "--methods", "dcp"],
+        "expected some of pretrained, prompt_tuning, act, dpc",
+    ),
+    "a method twice": (
+        lambda run, rows, tmp: ["eval", "--output", str(tmp), "--methods", "dpc,dpc"],
+        "each once",
+    ),
     "no prompt": (lambda run, rows, tmp: ["eval", "--output", str(tmp), "--data", str(rows)], "--prompt"),
     "no such prompt": (
         lambda run, rows, tmp: ["eval", "--output", str(tmp), "--data", str(rows), "--prompt", "nowhere"],
-        "nowhere",
+        "--prompt nowhere: no such folder",
     ),
     "no threshold": (
         lambda run, rows, tmp: ["trace", "Why?", "--prompt", str(uncalibrated(run, tmp))],
@@ -193,6 +146,11 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]] = {
         "context",
     ),
     "settings": (lambda run, rows, tmp: ["run", "--output", str(tmp), "--set", "method.gamma=200"], "method.gamma"),
+    "a setting that is none": (
+        lambda run, rows, tmp: ["eval", "--output", str(tmp), "--set", "method.gama=20"],
+        "method.gama: there is no such setting; did you mean gamma?",
+    ),
+    "resuming by an option": (lambda run, rows, tmp: ["tune", "--output", str(tmp), "--resume"], "--resume"),
     "no such option": (lambda run, rows, tmp: ["run", "--output", str(tmp), "--gama", "3"], "--gama"),
     "no output": (lambda run, rows, tmp: ["run"], "--output"),
     "empty question": (lambda run, rows, tmp: ["trace", " ", "--prompt", str(run / "prompt")], "empty"),
@@ -204,7 +162,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]] = {
         lambda run, rows, tmp: [
             *("eval", "--output", str(tmp), "--prompt", str(run / "prompt"), "--data", str(rows), "--split", "dev")
         ],
-        "were used to choose tau",
+        "were used to choose the threshold of flow",
     ),
     "calibrating on test rows": (
         lambda run, rows, tmp: ["calibrate", "--prompt", str(run / "prompt"), "--data", str(rows), "--split", "test"],
@@ -264,15 +222,6 @@ def damaged_run(folder: Path) -> list[str]:
     return ["--output", str(folder)]
 
 
-def uncalibrated(run: Path, folder: Path) -> Path:
-    target = folder / "prompt"
-    target.mkdir()
-    for path in (run / "prompt").iterdir():
-        if path.name != "calibration.json":
-            (target / path.name).write_bytes(path.read_bytes())
-    return target
-
-
 def text_file(folder: Path) -> Path:
     (folder / "questions.txt").write_text("How many?\n")
     return folder / "questions.txt"
@@ -290,26 +239,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert named in lines[0]
-
-
-def test_a_dev_split_where_every_answer_is_wrong_gives_a_threshold_and_says_so(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    impossible = [{"question": f"What is {n}?", "answer": "never\n#### 123456789"} for n in range(5)]
-    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in impossible))
-    prompt = uncalibrated(run, tmp_path)
-    assert run_command(["calibrate", "--prompt", str(prompt), "--data", str(tmp_path)]) == 0
-    assert "every first answer is wrong" in capsys.readouterr().err
-    assert json.loads((prompt / "calibration.json").read_text())["tau"] == 1.0
-
-
-def test_a_prompt_is_calibrated_anew_with_other_settings(run: Path, rows: Path, tmp_path: Path) -> None:
-    prompt = uncalibrated(run, tmp_path)
-    command = ["calibrate", "--prompt", str(prompt), "--data", str(rows), "--limit", "12"]
-    assert run_command([*command, "--set", "method.gamma=20"]) == 0
-    assert run_command(command) == 0
-    stored = json.loads((prompt / "calibration.json").read_text())
-    assert (stored["n"], stored["from"]["method"]["gamma"]) == (12, 10.0)
 
 
 def test_a_later_method_joins_the_table_and_short_answers_are_not_judged(run: Path, rows: Path, tmp_path: Path) -> None:
@@ -335,14 +264,3 @@ def test_a_prompt_for_another_model_is_refused(run: Path, tmp_path: Path, capsys
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert str(run / "prompt") in error
-
-
-def test_help_and_version_are_quick() -> None:
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "dpc", "--help"], capture_output=True, text=True, check=True)
-    assert "calibrate" in done.stdout
-    # torch alone takes longer than this to import; the bound is wide because machines are busy.
-    assert time.monotonic() - began < 2.0
-    version = subprocess.run([sys.executable, "-m", "dpc", "--version"], capture_output=True, text=True, check=True)
-    assert version.stdout.startswith("dpc ")
-    assert os.environ["HF_HUB_OFFLINE"] == "1"

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from html import unescape
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
-import torch
 
-from dpc.cli import run_command
-from dpc.cli.lab import answer, page
 from dpc.cli.server import HOST, TOKEN_HEADER, PageServer, serve
-from dpc.cli.session import Session
 from dpc.errors import UserError
-from dpc.model.lm import load_lm
-from dpc.prompt.soft_prompt import init_prompt, save_adapter
-from dpc.report.document import script_json
-from dpc.settings import Settings
-from dpc.tasks import get_task
 
 Reply = tuple[int, dict[str, str], Any]
 
@@ -42,20 +27,24 @@ def echo(asked: Any) -> dict[str, Any]:
             raise RuntimeError("CUDA out of memory")
         case {"raise": "bug"}:
             raise KeyError("secret path")
-        case {"wait": seconds}:
-            time.sleep(seconds)
     return {"asked": asked}
 
 
-@pytest.fixture
-def server() -> Iterator[PageServer]:
-    made = PageServer(0, lambda token: f"<p>{token}</p>".encode(), echo)
+@contextmanager
+def serving(answer: Callable[[Any], dict[str, Any]]) -> Iterator[PageServer]:
+    made = PageServer(0, lambda token: f"<p>{token}</p>".encode(), answer)
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
     made.shutdown()
     thread.join()
     made.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[PageServer]:
+    with serving(echo) as made:
+        yield made
 
 
 def send(server: PageServer, method: str, path: str, body: bytes | None = None, **headers: str | None) -> Reply:
@@ -211,18 +200,30 @@ def test_errors_are_one_line_and_the_next_question_is_answered(
     assert ask(server, 1)[0] == 200
 
 
-def test_questions_are_answered_one_at_a_time_and_too_many_are_sent_away(server: PageServer) -> None:
-    replies: list[int] = []
-    threads = [threading.Thread(target=lambda: replies.append(ask(server, {"wait": 0.15})[0])) for _ in range(12)]
-    began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert time.monotonic() - began >= 0.15 * replies.count(200)
-    assert set(replies) == {200, 503}
-    assert replies.count(200) >= 8
-    assert ask(server, 1)[0] == 200
+def test_questions_are_answered_one_at_a_time_and_too_many_are_sent_away() -> None:
+    go, running, together = threading.Event(), [], []
+
+    def hold(asked: Any) -> dict[str, Any]:
+        running.append(asked)
+        together.append(len(running))
+        go.wait(20)
+        running.remove(asked)
+        return {}
+
+    with serving(hold) as server:
+        replies: list[int] = []
+        threads = [threading.Thread(target=lambda n=n: replies.append(ask(server, n)[0])) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        while len(replies) < 4:
+            time.sleep(0.01)
+        assert replies == [503] * 4
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(replies) == [200] * 8 + [503] * 4
+        assert together == [1] * 8
+        assert ask(server, 1)[0] == 200
 
 
 def test_a_port_that_is_taken_is_named(server: PageServer) -> None:
@@ -245,104 +246,3 @@ def test_ctrl_c_ends_serving_after_the_answer_under_way(monkeypatch: pytest.Monk
     made.turn.release()
     ending.join()
     assert made.fileno() == -1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    lm = load_lm("zoo")
-    path = tmp_path_factory.mktemp("prompt")
-    save_adapter(init_prompt(lm, 6, "text", 0, "Tom has 8 pens."), lm, path, {})
-    return path
-
-
-@pytest.fixture(scope="module")
-def session(folder: Path) -> Session:
-    return Session(load_lm("zoo"), get_task("zoo"), folder, None, Settings())
-
-
-QUESTION = "Tom has 8 pens. In January Tom buys 5 pens. How many pens does Tom have now?"
-
-
-def shown(session: Session, **changes: Any) -> dict[str, Any]:
-    asked = {"question": QUESTION, "tau": 0.5, "gamma": 10, "token": None, "flow": True} | changes
-    found = answer(session, asked)
-    [instance] = found["payload"]["instances"]
-    return instance | {"most": found["key"]}
-
-
-def test_the_lab_shows_what_the_controls_change(session: Session) -> None:
-    first = shown(session)
-    assert first["flow"]["groups"][0][2] == 6
-    passes: list[int] = []
-    with session.lm.model.register_forward_pre_hook(lambda module, args: passes.append(1)):
-        always, never = shown(session, tau=-1, flow=False), shown(session, tau=1)
-    assert not passes
-    assert (always["triggered"], never["triggered"]) == (True, False)
-    assert "flow" not in always
-    assert always["ratio"] == never["ratio"] == first["ratio"]
-    assert (first["key"], first["most"]) == (first["most"], int(torch.tensor(first["profile"]).argmax()))
-    other = shown(session, token=(first["key"] + 1) % 6, gamma=100.0)
-    assert other["key"] != first["key"]
-    assert other["first"] == first["first"]
-    assert other["second"] != first["second"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"question": " "}, "the question is empty"),
-        ({"question": 7}, "question: input should be a valid string"),
-        ({"question": "\ud800"}, "question"),
-        ({"question": "a" * 20_001}, "question: string should have at most 20000 characters"),
-        ({"question": "word " * 3000}, "the context of zoo holds"),
-        ({"tau": float("nan")}, "tau: input should be a finite number"),
-        ({"tau": "0.5"}, "tau: input should be a valid number"),
-        ({"gamma": 101}, "gamma: input should be less than or equal to 100"),
-        ({"token": 6}, "soft token 6: expected one of the prompt's, 0 to 5"),
-        ({"token": True}, "token: input should be a valid integer"),
-        ({"more": 1}, "more: extra inputs are not permitted"),
-    ],
-)
-def test_a_question_that_is_none_is_refused(session: Session, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        shown(session, **changes)
-    assert shown(session)["question"] == QUESTION
-
-
-def test_the_page_brings_its_script_and_names_it_in_its_policy(session: Session) -> None:
-    html = page(session, "</script><b>").decode()
-    assert script_json("</script><b>") in html
-    [policy] = re.findall(r'<meta http-equiv="Content-Security-Policy" content="(.*?)">', html)
-    assert {"default-src 'none'", "connect-src 'self'"} <= set(unescape(policy).split("; "))
-    assert html.count("<script>") == 1
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
-
-
-def test_the_command_serves_until_ctrl_c(folder: Path) -> None:
-    command = [sys.executable, "-m", "dpc", "lab", "--prompt", str(folder), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    port = int(line.split(":")[3].split("/")[0])
-    with closing(http.client.HTTPConnection(HOST, port, timeout=20)) as connection:
-        connection.request("GET", "/")
-        html = connection.getresponse().read().decode()
-        token = json.loads(re.findall(r"const LAB = (\{.*?\});", html)[0])["token"]
-        asked = json.dumps({"question": QUESTION, "tau": 0.5, "gamma": 10})
-        connection.request("POST", "/ask", asked, {TOKEN_HEADER: token, "Content-Type": "application/json"})
-        response = connection.getresponse()
-        assert response.status == 200
-        assert json.loads(response.read())["payload"]["instances"][0]["question"] == QUESTION
-    with closing(http.client.HTTPConnection(HOST, port, timeout=20)) as connection:
-        # In the middle of an answer.
-        asked = json.dumps({"question": "Tom has 9 pens. " * 20, "tau": 0.5, "gamma": 10})
-        connection.request("POST", "/ask", asked, {TOKEN_HEADER: token, "Content-Type": "application/json"})
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-
-
-def test_a_port_in_use_is_one_line(folder: Path, server: PageServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["lab", "--prompt", str(folder), "--port", str(server.server_port)]) == 2
-    assert capsys.readouterr().err.strip().startswith(f"error: --port {server.server_port}: Address already in use")

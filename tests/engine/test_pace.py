@@ -1,4 +1,4 @@
-"""What pays on a GPU, tried on a CPU: fixed shapes, several steps between two looks, questions that enter together."""
+"""The scheduling policy for a GPU, tested on a CPU: fixed shapes, several steps between reads, grouped prefill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Shapes = list[tuple[int, int, int]]
 
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
-    """Decoders keep a GPU's pace; rows, tokens a row and positions of every pass of few tokens are taken down."""
+    """Decoders use the policy for a GPU. The fixture holds rows, tokens a row and positions of every padded pass."""
     taken: Shapes = []
     make = SlotModel._pass
 
@@ -36,7 +36,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
-def test_answers_are_the_same_at_either_pace(architecture: str, shapes: Shapes) -> None:
+def test_answers_are_the_same_under_both_policies(architecture: str, shapes: Shapes) -> None:
     lm = lm_with_many_ends(architecture)
     requests = requests_for(lm, 12, [soft_prompt(lm), None, soft_prompt(lm, 3, seed=1)])
     expected = alone(lm, requests, 24)
@@ -48,7 +48,7 @@ def test_answers_are_the_same_at_either_pace(architecture: str, shapes: Shapes) 
     assert shapes
 
 
-def test_shapes_are_few_enough_to_be_recorded(shapes: Shapes) -> None:
+def test_padded_passes_have_few_shapes(shapes: Shapes) -> None:
     lm = lm_with_many_ends("llama")
     requests = requests_for(lm, 200, [soft_prompt(lm), soft_prompt(lm, 9, seed=1)], longest=150)
     answers = Decoder(lm, DecodingSettings(batch_size=16)).all(requests, 60)
@@ -60,34 +60,35 @@ def test_shapes_are_few_enough_to_be_recorded(shapes: Shapes) -> None:
     assert len(shapes) > 5 * len(set(shapes))
 
 
-def test_questions_enter_together(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_admitted_together(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = lm_with_many_ends("llama")
-    entered: list[int] = []
+    decoder = Decoder(lm, DecodingSettings(batch_size=16))
+    admitted: list[int] = []
     insert = SlotModel.insert
     monkeypatch.setattr(
-        SlotModel, "insert", lambda self, rows, prefixes: (entered.append(len(rows)), insert(self, rows, prefixes))[1]
+        SlotModel, "insert", lambda self, rows, prefixes: (admitted.append(len(rows)), insert(self, rows, prefixes))[1]
     )
-    Decoder(lm, DecodingSettings(batch_size=16)).all(requests_for(lm, 60, [soft_prompt(lm)]), 40)
-    assert sum(entered) == 60
-    # But for those that are left at the end.
-    assert all(number >= 2 for number in entered[:-1])
+    decoder.all(requests_for(lm, 60, [soft_prompt(lm)]), 40)
+    assert sum(admitted) == 60
+    # The last ones may be fewer.
+    assert all(number >= 2 for number in admitted[:-1])
 
 
-@pytest.mark.parametrize(("drafting", "looks"), [(3, False), (6, True)])
-def test_it_takes_drafts_in_many_rows_to_be_worth_a_look(
-    drafting: int, looks: bool, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("drafting", "verified"), [(3, False), (6, True)])
+def test_drafts_are_verified_if_many_rows_have_one(
+    drafting: int, verified: bool, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = lm_with_many_ends("llama", [257])
     requests = [Request([20 + i] * 20, soft_prompt(lm), tag=i) for i in range(8)]
     monkeypatch.setattr(
-        SlotDecoder, "_draft", lambda self, slot: () if slot.entering or slot.request.tag >= drafting else (30,)
+        SlotDecoder, "_draft", lambda self, slot: () if slot.prefilling or slot.request.tag >= drafting else (30,)
     )
     answers = Decoder(lm, DecodingSettings(batch_size=8)).all(requests, 40)
     assert answers == alone(lm, requests, 40)
-    assert {width for _, width, _ in shapes} == ({2} if looks else {1})
+    assert {width for _, width, _ in shapes} == ({2} if verified else {1})
 
 
-def test_padding_leaves_what_other_rows_hold(shapes: Shapes) -> None:
+def test_padding_does_not_change_other_rows(shapes: Shapes) -> None:
     lm = lm_with_many_ends("llama")
     model = SlotModel(lm, 3)
     texts = [[20 + i for i in range(30)], [40 + i for i in range(25)]]
@@ -99,6 +100,6 @@ def test_padding_leaves_what_other_rows_hold(shapes: Shapes) -> None:
     assert all(torch.equal(getattr(before, part), getattr(after, part)) for part in ("hidden", "keys", "values"))
 
 
-def test_a_cpu_and_a_gpu_have_a_pace_each() -> None:
+def test_a_cpu_and_a_gpu_have_different_policies() -> None:
     assert pace_on(torch.device("cpu")) is ON_CPU
     assert pace_on(torch.device("cuda", 1)) is pace_on(torch.device("mps")) is ON_GPU

@@ -1,4 +1,4 @@
-"""A pass without padding: where each token stands, and in which grid it attends."""
+"""Packed passes: the position of each token, and the grid in which its attention is computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpc.engine.packed import Reading, pack
 
 
 @given(st.data())
-def test_a_pack_holds_every_token_once_and_its_grids_know_where(data: st.DataObject) -> None:
+def test_a_pack_has_every_token_once_and_grids_refer_to_it(data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True))
     readings = []
     for row in rows:
@@ -29,10 +29,10 @@ def test_a_pack_holds_every_token_once_and_its_grids_know_where(data: st.DataObj
     attended = []
     for grid in packed.grids:
         cached = torch.arange(10)[grid.rows]
-        tokens = grid.tokens.flatten()[grid.places]
-        # A token reads the row that it belongs to.
-        assert torch.equal(cached.repeat_interleave(grid.tokens.shape[1])[grid.places], packed.rows[tokens])
+        tokens = grid.tokens.flatten()[grid.unpadded]
+        # A token attends to its own row.
+        assert torch.equal(cached.repeat_interleave(grid.tokens.shape[1])[grid.unpadded], packed.rows[tokens])
         assert grid.length > int(packed.positions[tokens].max())
         attended += tokens.tolist()
-    # What attention gives back, grid after grid, stands in the pack's order.
+    # The outputs of attention, grid after grid, are in the order of the pack.
     assert attended == list(range(len(packed.ids)))

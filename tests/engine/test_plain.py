@@ -1,4 +1,4 @@
-"""Plain batched decoding is one-at-a-time greedy decoding, whatever the padding, the prompts and the architecture."""
+"""Plain batches write what greedy decoding of each instance alone writes, for any padding, prompt and architecture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def requests_for(lm: FrozenLM, count: int = 6, prompt: int = 4) -> list[Request]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_batch_decodes_what_each_instance_decodes_alone(architecture: str) -> None:
+def test_a_batch_writes_what_each_instance_writes_alone(architecture: str) -> None:
     lm = tiny_lm(architecture)
     requests = requests_for(lm)
     together = greedy(lm, requests, 12)
@@ -62,7 +62,7 @@ def peft_generate(architecture: str, request: Request, new_tokens: int) -> list[
     return new[: next((i for i, token in enumerate(new) if token in lm.end_ids), len(new))]
 
 
-def test_an_end_token_ends_one_instance_and_not_its_neighbours() -> None:
+def test_an_end_token_ends_one_instance_and_not_the_others() -> None:
     lm = tiny_lm("llama")
     requests = requests_for(lm)
     free = greedy(lm, requests, 12)
@@ -77,23 +77,23 @@ def test_an_end_token_ends_one_instance_and_not_its_neighbours() -> None:
 
 def test_generation_stops_where_the_context_is_full() -> None:
     lm = tiny_lm("llama")
-    room = 5
-    question = [7] * (lm.context - room)
+    left = 5
+    question = [7] * (lm.context - left)
     lm.model.generation_config.eos_token_id = [lm.vocab_size - 1]
     made = greedy(lm, [Request(question), Request([7, 8])], 9)
-    assert len(made[0].ids) <= room
+    assert len(made[0].ids) <= left
     assert made[0].finish == "length"
     assert len(made[1].ids) == 9
 
 
 @pytest.mark.parametrize(("length", "words"), [(0, "no tokens"), (10_000, "context")])
-def test_a_question_that_leaves_no_room_is_refused(length: int, words: str) -> None:
+def test_a_question_that_does_not_fit_is_refused(length: int, words: str) -> None:
     lm = tiny_lm("llama")
     with pytest.raises(UserError, match=words):
         greedy(lm, [Request([7] * length)], 4)
 
 
-def test_groups_hold_every_request_once_and_are_of_similar_length() -> None:
+def test_groups_have_every_request_once_and_similar_lengths() -> None:
     lm = tiny_lm("llama")
     requests = requests_for(lm)[::-1]
     groups = list(by_length(requests, 4))
@@ -103,7 +103,7 @@ def test_groups_hold_every_request_once_and_are_of_similar_length() -> None:
     assert greedy(lm, [], 4) == []
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_decoding_does_not_change_the_model() -> None:
     lm = tiny_lm("llama")
     before = {name: p.clone() for name, p in lm.model.named_parameters()}
     greedy(lm, requests_for(lm), 3)

@@ -1,4 +1,4 @@
-"""Recorded passes, with a stand-in for CUDA: what is recorded when, what is forgotten, and what a failure leaves."""
+"""CUDA graph capture and replay, with a stand-in for CUDA: new shapes, a reallocated cache, a capture that fails."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.engine.test_slots import alone, lm_with_many_ends, requests_for, soft
 
 
 class StandIn:
-    """Makes a recorded pass again where CUDA would replay it: from the recording's own inputs, into its own output.
+    """Runs a pass again where CUDA would replay its graph: from the graph's own inputs, into its own output.
 
-    where: the address of what else a pass reads and writes; a replay after it changed would be of freed memory.
+    where: the address of other memory that a pass uses. A replay after it has changed would use freed memory.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class StandIn:
 
 
 class Graph:
-    """A recording."""
+    """A captured graph."""
 
     again: Callable[[], Tensor]
     where: int
@@ -92,7 +92,7 @@ def doubled(cuda: StandIn, calls: list[tuple[int, ...]] | None = None) -> Replay
     return Replay(cuda.passes(make))
 
 
-def test_a_shape_is_recorded_once_and_replayed_with_new_numbers(cuda: StandIn) -> None:
+def test_a_shape_is_captured_once_and_replayed_with_new_values(cuda: StandIn) -> None:
     replay = doubled(cuda)
     for number in range(5):
         ids = torch.full((2, 1), number)
@@ -104,7 +104,7 @@ def test_a_shape_is_recorded_once_and_replayed_with_new_numbers(cuda: StandIn) -
     assert cuda.recorded == 4
 
 
-def test_what_is_forgotten_is_recorded_anew(cuda: StandIn) -> None:
+def test_a_forgotten_shape_is_captured_again(cuda: StandIn) -> None:
     replay, ids = doubled(cuda), torch.ones(2, 1, dtype=torch.long)
     replay(ids, ids, 128, False)
     replay.forget()
@@ -112,20 +112,20 @@ def test_what_is_forgotten_is_recorded_anew(cuda: StandIn) -> None:
     assert cuda.recorded == 2
 
 
-def test_a_pass_that_cannot_be_recorded_is_made_and_said_once(cuda: StandIn) -> None:
-    def look(ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
+def test_a_pass_that_cannot_be_captured_runs_with_one_warning(cuda: StandIn) -> None:
+    def read(ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
         if cuda.capturing is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
         return ids + positions
 
-    replay, ids = Replay(look), torch.ones(2, 1, dtype=torch.long)
-    with pytest.warns(UserWarning, match=r"not recorded as CUDA graphs.*not permitted"):
+    replay, ids = Replay(read), torch.ones(2, 1, dtype=torch.long)
+    with pytest.warns(UserWarning, match=r"not captured as CUDA graphs.*not permitted"):
         assert replay(ids, ids, 128, False).tolist() == [[2], [2]]
     assert replay(ids, ids, 256, False).tolist() == [[2], [2]]
     assert cuda.recorded == 0
 
 
-def test_a_device_without_room_is_not_taken_for_a_model_that_looks(cuda: StandIn) -> None:
+def test_running_out_of_memory_is_not_taken_for_a_failed_capture(cuda: StandIn) -> None:
     def full(ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
         if cuda.capturing is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -137,10 +137,10 @@ def test_a_device_without_room_is_not_taken_for_a_model_that_looks(cuda: StandIn
 
 
 @pytest.mark.parametrize("draft_tokens", [0, 3])
-def test_a_decoder_that_replays_writes_what_one_at_a_time_writes(
+def test_a_decoder_with_replay_writes_what_each_instance_writes_alone(
     draft_tokens: int, cuda: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over caches that grow while recordings exist: they are forgotten in time, and few are made."""
+    """The cache grows while graphs exist: they are dropped in time, and few are captured."""
     monkeypatch.setattr("dpc.engine.slot_model.pace_on", lambda device: ON_GPU)
     lm = lm_with_many_ends("llama")
     decoder = Decoder(lm, DecodingSettings(batch_size=8, draft_tokens=draft_tokens))

@@ -1,10 +1,9 @@
-"""Decoding in slots, with a shared prefix and drafts, writes what plain decoding of each instance alone writes."""
+"""Continuous batching with a shared prefix and drafts writes what plain decoding of each instance alone writes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from benchmarks.worker import resident
 from dpc.engine import Decoded, Decoder, Request
 from dpc.engine.packed import Reading
 from dpc.engine.plain import greedy
-from dpc.engine.slot_cache import SlotCache, unwritten
+from dpc.engine.slot_cache import SlotCache, lazy_zeros
 from dpc.engine.slot_model import SlotModel
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
@@ -28,7 +27,7 @@ from dpc.settings import DecodingSettings
 from dpc.types import Generation
 from tests.tiny_models import ARCHITECTURES, CONTEXT, tiny_lm
 
-# Ends of answers are frequent, so that lengths differ and places are freed all the time.
+# Answers end often, so that lengths differ and slots are freed all the time.
 MANY_ENDS = [7, 9, *range(100, 105)]
 
 
@@ -44,7 +43,7 @@ def soft_prompt(lm: FrozenLM, length: int = 5, seed: int = 0) -> SoftPrompt:
 
 
 def requests_for(lm: FrozenLM, count: int, prompts: list[SoftPrompt | None], longest: int = 40) -> list[Request]:
-    """Questions of very different lengths, the prompts in turn."""
+    """Questions of very different lengths, each with the next of the prompts."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
     return [
@@ -53,18 +52,24 @@ def requests_for(lm: FrozenLM, count: int, prompts: list[SoftPrompt | None], lon
     ]
 
 
+def drained(decoder: Decoder, requests: list[Request], new_tokens: int) -> list[Decoded]:
+    """Answers in the order in which they were completed."""
+    decoder.submit(requests)
+    return list(decoder.drain(new_tokens))
+
+
 def alone(lm: FrozenLM, requests: list[Request], new_tokens: int) -> list[Generation]:
     return [greedy(lm, [request], new_tokens)[0] for request in requests]
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
-def test_slots_equal_one_at_a_time_on_every_architecture(architecture: str) -> None:
+def test_slots_write_what_each_instance_writes_alone(architecture: str) -> None:
     lm = lm_with_many_ends(architecture)
     requests = requests_for(lm, 12, [soft_prompt(lm), None, soft_prompt(lm, 3, seed=1)])
     assert Decoder(lm, DecodingSettings(batch_size=4)).all(requests, 20) == alone(lm, requests, 20)
 
 
-def test_hundreds_of_instances_of_very_different_lengths() -> None:
+def test_slots_serve_hundreds_of_instances_of_very_different_lengths() -> None:
     lm = lm_with_many_ends("llama")
     requests = requests_for(lm, 300, [soft_prompt(lm), soft_prompt(lm, 9, seed=1)], longest=150)
     slots = Decoder(lm, DecodingSettings(batch_size=16)).all(requests, 60)
@@ -76,7 +81,7 @@ def test_hundreds_of_instances_of_very_different_lengths() -> None:
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
-def test_drafts_are_lossless_on_every_architecture(architecture: str) -> None:
+def test_drafts_change_no_answer_on_any_architecture(architecture: str) -> None:
     lm = lm_with_many_ends(architecture)
     prompt, other = soft_prompt(lm), SoftPrompt.of(soft_prompt(lm).vectors * 0.9, lm.name)
     first = requests_for(lm, 10, [prompt])
@@ -86,20 +91,20 @@ def test_drafts_are_lossless_on_every_architecture(architecture: str) -> None:
     assert made == alone(lm, again, 24)
 
 
-def test_a_draft_that_is_right_costs_one_pass() -> None:
+def test_a_correct_draft_takes_one_pass() -> None:
     lm = lm_with_many_ends("llama")
     [request] = requests_for(lm, 1, [soft_prompt(lm)])
     [answer] = Decoder(lm).all([request], 30)
-    [again] = Decoder(lm).stream([Request(request.question, request.soft_prompt, draft=answer.ids)], 30)
+    [again] = drained(Decoder(lm), [Request(request.question, request.soft_prompt, draft=answer.ids)], 30)
     assert (again.generation, again.forward_passes) == (answer, 1)
-    [plain] = Decoder(lm, DecodingSettings(draft_tokens=0)).stream([request], 30)
+    [plain] = drained(Decoder(lm, DecodingSettings(draft_tokens=0)), [request], 30)
     assert plain.forward_passes == len(answer.ids) + (answer.finish == "eos") > 1
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_no_draft_changes_what_is_written(data: st.DataObject) -> None:
-    """Right, wrong, empty, too long, and with the end in the middle."""
+def test_no_draft_changes_an_answer(data: st.DataObject) -> None:
+    """Drafts are correct, wrong, empty, too long, or have an end token in the middle."""
     lm, prompt = CACHED
     questions = data.draw(st.lists(st.lists(st.integers(10, 99), min_size=1, max_size=12), min_size=1, max_size=6))
     right = alone(lm, [Request(question, prompt) for question in questions], 12)
@@ -114,38 +119,6 @@ def test_no_draft_changes_what_is_written(data: st.DataObject) -> None:
 
 
 CACHED = (lm_with_many_ends("llama"), soft_prompt(tiny_lm("llama")))
-
-
-def test_requests_may_come_while_answers_are_taken() -> None:
-    lm = lm_with_many_ends("llama")
-    later = requests_for(lm, 20, [soft_prompt(lm)])
-    queue, done = later[:3], []
-    rest = later[3:]
-    for decoded in Decoder(lm, DecodingSettings(batch_size=4)).stream(queue, 20):
-        done.append(decoded)
-        queue += rest[:2]
-        rest = rest[2:]
-    ordered = sorted(done, key=lambda decoded: decoded.request.tag)
-    assert [decoded.generation for decoded in ordered] == alone(lm, later, 20)
-
-
-def test_a_decoder_serves_streams_of_growing_length_one_after_the_other() -> None:
-    lm = lm_with_many_ends("llama")
-    decoder, prompt = Decoder(lm, DecodingSettings(batch_size=3)), soft_prompt(lm)
-    for longest, new_tokens in ((4, 3), (30, 20), (80, 40), (10, 5)):
-        requests = requests_for(lm, 7, [prompt], longest)
-        assert decoder.all(requests, new_tokens) == alone(lm, requests, new_tokens)
-
-
-def test_a_decoder_is_one_stream_at_a_time() -> None:
-    lm = lm_with_many_ends("llama")
-    decoder, requests = Decoder(lm), requests_for(lm, 3, [soft_prompt(lm)])
-    stream = decoder.stream(list(requests), 9)
-    next(stream)
-    with pytest.raises(RuntimeError, match="another stream"):
-        decoder.all(requests, 9)
-    stream.close()
-    assert decoder.all(requests, 9) == alone(lm, requests, 9)
 
 
 # GPT-2 has an embedding for every position of the context and none beyond.
@@ -164,7 +137,7 @@ def test_generation_stops_where_the_context_is_full(architecture: str) -> None:
     assert all(lm_last not in generation.ids for generation in made)
 
 
-def test_a_question_that_leaves_no_room_is_refused_by_name() -> None:
+def test_a_question_that_does_not_fit_is_refused_by_name() -> None:
     lm = tiny_lm("llama")
     with pytest.raises(UserError, match=r"question 3: .* context"):
         Decoder(lm).all([Request([20] * CONTEXT, tag=2)], 4)
@@ -173,7 +146,7 @@ def test_a_question_that_leaves_no_room_is_refused_by_name() -> None:
     assert Decoder(lm).all([], 4) == []
 
 
-def test_a_model_whose_attention_is_its_own_affair_is_decoded_the_plain_way_or_not_at_all() -> None:
+def test_a_model_without_exchangeable_attention_is_decoded_in_plain_batches_or_refused() -> None:
     lm = tiny_lm("llama")
     lm.model._supports_attention_backend = False
     with pytest.raises(UserError, match=r"AttentionInterface.*decoding\.slots=false"):
@@ -181,20 +154,22 @@ def test_a_model_whose_attention_is_its_own_affair_is_decoded_the_plain_way_or_n
     assert Decoder(lm, DecodingSettings(slots=False)).all([Request([20, 21])], 4)
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_decoding_does_not_change_the_model() -> None:
     lm = lm_with_many_ends("llama")
     before, attention = Decoder(lm, DecodingSettings(slots=False)), lm.model.config._attn_implementation
     requests = requests_for(lm, 5, [soft_prompt(lm)])
     expected = before.all(requests, 9)
-    stream: Iterator[Decoded] = Decoder(lm).stream(list(requests), 9)
-    next(stream)
-    # In the middle of a stream, too.
+    decoder = Decoder(lm)
+    decoder.submit(requests)
+    drain = decoder.drain(9)
+    next(drain)
+    # Between two passes of a drain, too.
     assert lm.model.config._attn_implementation == attention
     assert before.all(requests, 9) == expected
     assert all(p.grad is None and not p.requires_grad for p in lm.model.parameters())
 
 
-def test_the_prompt_is_computed_once_for_all_batches() -> None:
+def test_the_prefix_of_a_prompt_is_computed_once() -> None:
     lm = lm_with_many_ends("llama")
     decoder, prompt = Decoder(lm, DecodingSettings(batch_size=2, prefixes=2)), soft_prompt(lm)
     for _ in range(3):
@@ -202,7 +177,7 @@ def test_the_prompt_is_computed_once_for_all_batches() -> None:
     assert decoder.prefixes.computed == 1
 
 
-def test_prefixes_are_kept_up_to_a_bound_the_latest_first() -> None:
+def test_the_least_recently_used_prefix_is_dropped() -> None:
     lm = tiny_lm("llama")
     store, prompts = PrefixStore(lm, 2), [soft_prompt(lm, seed=seed) for seed in range(3)]
     store.get(prompts[:2])
@@ -216,8 +191,8 @@ def test_prefixes_are_kept_up_to_a_bound_the_latest_first() -> None:
     assert len(store.get(prompts)) == 3
 
 
-def test_a_step_never_waits_for_the_device() -> None:
-    """Tokens go from one step to the next without being read: nothing in a step turns a tensor into a number."""
+def test_decode_steps_read_no_result_on_the_host() -> None:
+    """Tokens go from one step to the next on the device: no step turns a tensor into a Python number."""
     lm = lm_with_many_ends("llama")
     model = SlotModel(lm, 4)
     with torch.no_grad():
@@ -231,7 +206,7 @@ def test_a_step_never_waits_for_the_device() -> None:
 
 
 class Reads(TorchDispatchMode):
-    """Counts how often a tensor's value is asked for."""
+    """Counts how often a tensor's value is read on the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +234,7 @@ def test_several_steps_at_once_write_what_single_steps_write() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_step_writes_the_same() -> None:
-    """In a process without the checks of shapes that tests switch on, which compilers cannot see through."""
+    """In a process without the runtime checks of shapes that tests enable, which torch.compile cannot trace."""
     program = """
 from dataclasses import replace
 
@@ -275,10 +250,10 @@ requests = requests_for(lm, 12, [soft_prompt(lm)])
 found = []
 for on in (False, True):
     decoder = Decoder(lm, DecodingSettings(batch_size=4, draft_tokens=0, compile=on))
-    # Without trails first: what was compiled then must not be taken for what leaves them.
+    # Without trails first: code that was compiled without the hook must not be used with it.
     for trail in (False, True):
-        stream = decoder.stream([replace(request, trail=trail) for request in requests], 20)
-        found.append(sorted(stream, key=lambda decoded: decoded.request.tag))
+        decoder.submit(replace(request, trail=trail) for request in requests)
+        found.append(sorted(decoder.drain(20), key=lambda decoded: decoded.request.tag))
 plain, plain_with_trails, compiled, compiled_with_trails = found
 for one, other in ((plain, compiled), (plain, plain_with_trails), (plain, compiled_with_trails)):
     assert [each.generation for each in one] == [each.generation for each in other]
@@ -292,19 +267,19 @@ assert not counters["graph_break"], counters["graph_break"]
     assert done.returncode == 0, done.stderr
 
 
-def test_answers_alike_cost_fewer_passes_than_they_have_tokens() -> None:
+def test_similar_answers_take_fewer_passes_than_they_have_tokens() -> None:
     lm, prompt = lm_with_many_ends("llama"), soft_prompt(tiny_lm("llama"))
     requests = [Request([20, 21, 22], prompt, tag=tag) for tag in range(6)]
     settings = DecodingSettings(batch_size=1, draft_tokens=3)
-    done = list(Decoder(lm, settings).stream(list(requests), 30))
+    done = drained(Decoder(lm, settings), requests, 30)
     [expected] = alone(lm, requests[:1], 30)
     assert all(decoded.generation == expected for decoded in done)
-    # The first has nobody to learn from; one pass of the others reads the question, the rest four tokens each.
+    # The first has no drafts. The others take one pass for the question, and one for each four tokens.
     assert done[0].forward_passes > done[-1].forward_passes
     assert done[-1].forward_passes <= 2 + len(expected.ids) // 4
 
 
-def test_memory_follows_the_longest_answer_not_the_longest_that_was_allowed() -> None:
+def test_the_cache_grows_with_the_longest_answer_so_far() -> None:
     lm = tiny_lm("llama")
     model = SlotModel(lm, 2)
     model.read([Reading(0, 0, [20, 21, 22]), Reading(1, 0, [40, 41])], trail=False)
@@ -316,9 +291,9 @@ def test_memory_follows_the_longest_answer_not_the_longest_that_was_allowed() ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system says nothing of a process's memory")
-def test_a_cache_takes_memory_only_as_it_is_written_to() -> None:
+def test_a_cache_takes_memory_only_when_it_is_written() -> None:
     before = resident("VmRSS")
-    cache = unwritten(torch.zeros(1), 64, 4, 2**15, 8)
+    cache = lazy_zeros(torch.zeros(1), 64, 4, 2**15, 8)
     assert float(cache[:, :, :9].abs().sum()) == 0
     assert cache.numel() * 4 == 2**28
     assert resident("VmRSS") - before < 2**25
@@ -326,7 +301,7 @@ def test_a_cache_takes_memory_only_as_it_is_written_to() -> None:
     assert resident("VmRSS") - before > 2**26
 
 
-def test_a_row_that_is_run_along_keeps_what_it_holds() -> None:
+def test_a_row_that_is_not_decoding_does_not_change() -> None:
     lm = tiny_lm("llama")
     model, [prefix] = SlotModel(lm, 2), PrefixStore(lm, 1).get([soft_prompt(lm)])
     model.insert([0, 1], [prefix, prefix])
@@ -339,14 +314,14 @@ def test_a_row_that_is_run_along_keeps_what_it_holds() -> None:
     assert torch.equal(kept.values, again.values)
 
 
-def test_a_prompt_stays_in_front_of_its_row_until_another_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_is_copied_only_when_the_prompt_of_a_row_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = lm_with_many_ends("llama")
     inserted: list[int] = []
     insert = SlotCache.insert
+    decoder = Decoder(lm, DecodingSettings(batch_size=2))
     monkeypatch.setattr(
         SlotCache, "insert", lambda self, row, prefix: (inserted.append(row), insert(self, row, prefix))[1]
     )
-    decoder = Decoder(lm, DecodingSettings(batch_size=2))
     requests = requests_for(lm, 9, [soft_prompt(lm)])
     assert decoder.all(requests, 9) == alone(lm, requests, 9)
     assert len(inserted) <= 3
@@ -355,7 +330,7 @@ def test_a_prompt_stays_in_front_of_its_row_until_another_comes(monkeypatch: pyt
     assert decoder.all(requests, 9) == alone(lm, requests, 9)
 
 
-def test_rows_that_end_at_the_context_write_on_where_the_model_has_positions() -> None:
+def test_finished_rows_decode_on_within_the_context() -> None:
     lm = tiny_lm("gpt2")
     model = SlotModel(lm, 1)
     model.read([Reading(0, 0, [20] * (lm.context - 2))], trail=False)

@@ -1,4 +1,4 @@
-"""Saliency block by block after a prefix: the same numbers as the whole sequence in one graph, for less."""
+"""Selective activation checkpointing after a prefix gives the same saliency as one graph of the whole sequence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpc.errors import UserError
 from dpc.flow.saliency import SaliencyWay, prompt_saliency
-from dpc.model.capture import check_reproduces
+from dpc.model.eager_check import check_reproduces
 from dpc.model.lm import FrozenLM
 from dpc.prompt.prefix import compute_prefixes
 from dpc.types import Saliency
@@ -44,7 +44,7 @@ def saliency(lm: FrozenLM, case: Instance, **options: Any) -> Saliency:
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
 @pytest.mark.parametrize("layers", [None, [1], [0, 2]])
 @pytest.mark.parametrize("way", ["by block", "one graph"])
-def test_rows_after_a_prefix_tell_what_the_whole_sequence_tells(
+def test_rows_after_a_prefix_equal_the_whole_sequence(
     architecture: str, layers: list[int] | None, way: SaliencyWay
 ) -> None:
     lm = shared_lm(architecture)
@@ -65,7 +65,7 @@ def test_the_whole_sequence_in_one_graph_is_exact_in_float64(architecture: str) 
     assert layer_errors(saliency(lm, case, way="whole").scores, truth) < 1e-9
 
 
-def test_a_prefix_at_hand_is_used() -> None:
+def test_a_given_prefix_is_used() -> None:
     lm = shared_lm("llama")
     case = instance(lm)
     [prefix] = compute_prefixes(lm, case[0][None])
@@ -74,7 +74,7 @@ def test_a_prefix_at_hand_is_used() -> None:
         lambda module, args, kwargs: passes.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     ):
         given = saliency(lm, case, prefix=prefix)
-    # The rows after the prompt, and norm and head of those that predict a token.
+    # The rows after the prompt, then final norm and head at the positions that predict a token.
     assert passes == [QUESTION + RATIONALE, RATIONALE]
     assert layer_errors(given.scores, saliency(lm, case).scores) < 1e-5
     [short] = compute_prefixes(lm, case[0][None, 1:])
@@ -92,7 +92,7 @@ def test_the_loss_of_the_first_token_after_an_empty_question_counts(vectors: int
     assert layer_errors(ours.scores, plain.scores) < 1e-5
 
 
-def test_logits_are_made_a_few_positions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_are_computed_a_few_positions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = shared_lm("gemma2")
     case = instance(lm)
     expected = saliency(lm, case)
@@ -108,7 +108,7 @@ def test_logits_are_made_a_few_positions_at_a_time(monkeypatch: pytest.MonkeyPat
 
 
 class Counted(TorchDispatchMode):
-    """Counts multiplications in products; those of fused attention are no products here."""
+    """Counts multiplications in matrix products; fused attention is not counted."""
 
     flops = 0
 
@@ -119,7 +119,7 @@ class Counted(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_products_are_not_made_again_on_the_way_back(architecture: str) -> None:
+def test_products_are_not_recomputed_in_the_backward_pass(architecture: str) -> None:
     lm = shared_lm(architecture)
     check_reproduces(lm)
     case = instance(lm)
@@ -129,7 +129,7 @@ def test_products_are_not_made_again_on_the_way_back(architecture: str) -> None:
             saliency(lm, case, layers=[1, 2], **options)
         return counted.flops
 
-    # Blocks 1 and 2 keep all of theirs, so running fewer positions is all that is left.
+    # Blocks 1 and 2 store all products, so the only difference is the positions of the prompt.
     assert products() < products(way="whole")
 
 
@@ -144,7 +144,7 @@ def test_a_model_that_changes_hidden_states_between_its_blocks_is_refused() -> N
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest floating-point tensor that any operation made."""
+    """The size of the largest floating-point tensor that any operation returned."""
 
     elements = 0
 
@@ -157,7 +157,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2"])
-def test_no_attention_matrix_is_ever_made(architecture: str) -> None:
+def test_no_attention_matrix_is_computed(architecture: str) -> None:
     lm = shared_lm(architecture)
     check_reproduces(lm)
     case = instance(lm, question=100, rationale=256 - PROMPT - 100)
@@ -170,7 +170,7 @@ def test_no_attention_matrix_is_ever_made(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2"])
-def test_what_is_kept_for_the_backward_pass_is_linear_in_length(architecture: str) -> None:
+def test_memory_for_the_backward_pass_is_linear_in_length(architecture: str) -> None:
     lm = shared_lm(architecture)
     check_reproduces(lm)
 

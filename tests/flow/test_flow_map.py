@@ -1,4 +1,4 @@
-"""Flow maps: saliency and attention of every layer against eager attention, and as they are kept on disk."""
+"""Flow maps: saliency and attention of every layer, compared with eager attention, and their files."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_the_first_columns_are_what_the_method_computes(architecture: str, layer
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gpt_oss"])
-def test_attention_is_a_share_that_rows_give_to_what_stands_before_them(architecture: str) -> None:
+def test_attention_rows_are_causal_and_sum_to_one(architecture: str) -> None:
     found = flow_map(shared_lm(architecture), *instance(shared_lm(architecture)))
     row = torch.arange(PROMPT, PROMPT + QUESTION + RATIONALE)[:, None]
     after = torch.arange(PROMPT + QUESTION + RATIONALE)[None] > row
     assert found.attention[:, after].count_nonzero() == found.saliency[:, after].count_nonzero() == 0
     given = found.attention.sum(-1)
-    if architecture == "gpt_oss":  # its sinks take the rest
+    if architecture == "gpt_oss":  # its sinks get the rest
         assert (given < 1).all()
     else:
         torch.testing.assert_close(given, torch.ones_like(given), rtol=1e-5, atol=0)
@@ -93,7 +93,7 @@ def test_attention_is_a_share_that_rows_give_to_what_stands_before_them(architec
         assert found.attention[0][beyond].count_nonzero() == 0
 
 
-def test_one_walk_serves_all_layers_with_a_prefix_at_hand() -> None:
+def test_all_layers_take_one_pass_after_a_given_prefix() -> None:
     lm = shared_lm("llama")
     case = instance(lm)
     [prefix] = compute_prefixes(lm, case[0][None])
@@ -102,7 +102,7 @@ def test_one_walk_serves_all_layers_with_a_prefix_at_hand() -> None:
         lambda module, args, kwargs: passes.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     ):
         given = flow_map(lm, *case, prefix=prefix)
-    # The rows after the prompt, and norm and head of those that predict a token.
+    # The rows after the prompt, then final norm and head at the positions that predict a token.
     assert passes == [QUESTION + RATIONALE, RATIONALE]
     assert layer_errors(given.saliency, flow_map(lm, *case).saliency) < 1e-5
 

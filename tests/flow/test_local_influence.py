@@ -23,8 +23,9 @@ def decoded_for(lm: FrozenLM, trail: bool = True) -> list[Decoded]:
     prompts = [SoftPrompt.of(torch.randn(length, lm.hidden_size, generator=generator), lm.name) for length in (6, 3)]
     questions = [torch.randint(10, 99, (2 + 5 * i,), generator=generator).tolist() for i in range(8)]
     requests = [Request(q, prompts[i % 2], trail=trail, tag=i) for i, q in enumerate(questions)]
-    stream = Decoder(lm, DecodingSettings(batch_size=3)).stream(requests, 30)
-    return sorted((each for each in stream if each.generation.ids), key=lambda each: each.request.tag)
+    decoder = Decoder(lm, DecodingSettings(batch_size=3))
+    decoder.submit(requests)
+    return sorted((each for each in decoder.drain(30) if each.generation.ids), key=lambda each: each.request.tag)
 
 
 @pytest.mark.parametrize("head_reduction", ["abs_of_sum", "sum_of_abs"])
@@ -40,10 +41,10 @@ def test_equals_the_last_layer_of_the_whole_saliency(architecture: str, head_red
             lm, vectors, [each.request.question], [written], [lm.layers - 1], head_reduction, way="whole"
         )
         expected = rationale_influence(whole)
-        assert local.values.shape == expected.shape
-        assert float((local.values - expected).norm()) <= 1e-5 * float(expected.norm())
+        assert local.at.shape == expected.shape
+        assert float((local.at - expected).norm()) <= 1e-5 * float(expected.norm())
         assert local.loss == pytest.approx(whole.loss, rel=1e-5)
-        assert local.values[-1] == 0
+        assert local.at[-1] == 0
 
 
 def test_float64_agrees_to_its_own_precision() -> None:
@@ -54,7 +55,7 @@ def test_float64_agrees_to_its_own_precision() -> None:
         [whole] = prompt_saliency(
             lm, each.request.soft_prompt.vectors, [each.request.question], [each.generation.ids], [lm.layers - 1]
         )
-        torch.testing.assert_close(local.values, rationale_influence(whole), rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(local.at, rationale_influence(whole), rtol=1e-9, atol=1e-14)
 
 
 def test_an_instance_does_not_depend_on_its_neighbours() -> None:
@@ -63,7 +64,7 @@ def test_an_instance_does_not_depend_on_its_neighbours() -> None:
     together = local_influence(lm, decoded)
     for each, local in zip(decoded, together, strict=True):
         [alone] = local_influence(lm, [each])
-        torch.testing.assert_close(alone.values, local.values, rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(alone.at, local.at, rtol=1e-4, atol=1e-9)
     assert local_influence(lm, []) == []
 
 

@@ -16,8 +16,8 @@ from dpc.flow.measures import (
     prompt_to_question,
     prompt_to_rationale,
     rationale_influence,
-    shallow_layers,
 )
+from dpc.flow.shallow import shallow_layers
 from dpc.types import Saliency, Spans
 
 
@@ -46,7 +46,7 @@ def test_accumulation_is_one_token_above_k_times_the_mean() -> None:
     assert not has_accumulated(profile, 2.0)
 
 
-def test_where_nothing_is_gathered_nothing_accumulates() -> None:
+def test_a_profile_of_zeros_has_not_accumulated() -> None:
     assert concentration(torch.zeros(3)) == 1.0
     assert not has_accumulated(torch.zeros(3), 1.01)
 

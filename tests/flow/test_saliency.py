@@ -103,7 +103,7 @@ def test_scores_equal_finite_differences_of_the_loss(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
 def test_last_layer_is_local(architecture: str) -> None:
-    # The loss of one rationale token alone leaves its own row as it was, up to the mean, and every other row empty.
+    # With the loss of one rationale token alone, its own row is the same up to the mean, and all others are zero.
     lm = shared_lm(architecture)
     prompt, question, rationale = case = instance(lm)
     whole = saliency(lm, case, layers=[2]).scores[0] * len(rationale)
@@ -138,7 +138,7 @@ def test_prompt_is_a_prefix(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_instance_does_not_depend_on_its_neighbours(architecture: str) -> None:
+def test_an_instance_does_not_depend_on_the_others(architecture: str) -> None:
     lm = shared_lm(architecture)
     prompt = instance(lm)[0]
     cases = [instance(lm, seed, 3 + 4 * seed, 12 - 5 * seed) for seed in range(3)]
@@ -157,7 +157,7 @@ def test_rows_are_the_question_then_the_rationale() -> None:
     assert (result.spans.prompt, result.spans.question) == (slice(0, PROMPT), slice(PROMPT, PROMPT + QUESTION))
     assert result.question_rows == slice(0, QUESTION)
     assert result.rationale_rows == slice(QUESTION, QUESTION + RATIONALE)
-    # Nothing is predicted after the last token, so its row in the last layer carries no gradient.
+    # The last token predicts nothing, so its row in the last layer has no gradient.
     assert result.scores[-1, -1].count_nonzero() == 0
     assert result.scores[-1, :-1][QUESTION - 1 :].count_nonzero() == RATIONALE * PROMPT
 
@@ -231,7 +231,7 @@ def test_sixteen_bit_models_are_reduced_in_float32() -> None:
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_works_where_the_caller_has_switched_gradients_off(context: Callable[[], Any]) -> None:
+def test_works_if_the_caller_has_disabled_gradients(context: Callable[[], Any]) -> None:
     lm = shared_lm("llama")
     case = instance(lm)
     with context():
@@ -273,9 +273,7 @@ def test_as_many_rationales_as_questions() -> None:
 
 
 @pytest.mark.parametrize("way", ["by block", "one graph", "whole"])
-def test_the_scale_that_keeps_gradients_clear_of_tiny_numbers_changes_no_digit(
-    way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss_scaling_changes_no_digit(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = shared_lm("llama")
     scaled = saliency(lm, instance(lm), way=way)
     assert lm.gradient_scale > 1
@@ -283,5 +281,5 @@ def test_the_scale_that_keeps_gradients_clear_of_tiny_numbers_changes_no_digit(
     assert torch.equal(scaled.scores, saliency(lm, instance(lm), way=way).scores)
 
 
-def test_half_precision_has_no_room_for_a_scale() -> None:
+def test_half_precision_has_no_loss_scale() -> None:
     assert tiny_lm("llama", torch.float16).gradient_scale == 1

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpc.errors import UserError
-from dpc.flow.trigger import ALWAYS, NEVER, affected_share, calibrate, decide
+from dpc.flow.thresholds import ALWAYS, NEVER, calibrate
+from dpc.flow.trigger import affected_share
+from dpc.methods.between_passes import decision_about
+from dpc.methods.triggers import FLOW, FirstAnswer
+from dpc.types import Decision, Generation
+
+
+def decide(influence: torch.Tensor, tau: float) -> Decision:
+    """What the trigger ``flow`` decides about an answer with these ``s_i``."""
+    generation = Generation(tuple(range(len(influence))), "", "eos")
+    return decision_about(FirstAnswer([1], generation, influence=influence), FLOW, tau)
 
 
 def test_the_share_of_late_positions_above_the_early_mean() -> None:
@@ -27,8 +37,16 @@ def test_exactly_the_early_mean_is_not_affected_and_exactly_tau_does_not_trigger
 def test_a_short_rationale_is_never_triggered_and_says_so() -> None:
     decision = decide(torch.tensor([0.0, 1.0, 5.0]), ALWAYS)
     assert not decision.triggered
-    assert decision.ratio is None
-    assert "3 tokens" in decision.evidence["reason"]
+    assert (decision.statistic, decision.judged) == (None, False)
+    assert "3 tokens" in (decision.evidence.reason or "")
+
+
+def test_no_share_exceeds_itself() -> None:
+    for late in range(2, 60):
+        for above in range(late + 1):
+            influence = torch.cat([torch.ones(late), torch.full((above,), 2.0), torch.zeros(late - above)])
+            assert affected_share(influence).ratio == above / late
+            assert not decide(influence, above / late).triggered
 
 
 values = st.lists(st.floats(0.001, 10), min_size=4, max_size=30)

@@ -18,9 +18,9 @@ from transformers.masking_utils import eager_mask
 from dpc.engine import Decoder, Request
 from dpc.engine.plain import greedy, prefill_inputs
 from dpc.errors import UserError
-from dpc.methods import build_method
+from dpc.methods import build_method, get_method
 from dpc.methods.act_attention import ActCache, Head, SinkCalibration, calibrate_attention, calibrated_attention
-from dpc.methods.base import Setup
+from dpc.methods.method import Setup
 from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
 from dpc.model.lm import FrozenLM
@@ -230,7 +230,7 @@ def test_first_tokens_that_everything_reads_are_no_sinks() -> None:
 
 
 def answers(lm: FrozenLM, setup: Setup, decoding: DecodingSettings | None = None) -> list[Answer]:
-    found = dict(build_method("act", setup).answer(Decoder(lm, decoding), QUESTIONS, NEW_TOKENS))
+    found = dict(build_method(get_method("act"), setup).answer(Decoder(lm, decoding), QUESTIONS, NEW_TOKENS))
     return [found[index] for index in range(len(QUESTIONS))]
 
 
@@ -255,6 +255,6 @@ def test_without_heads_it_is_prompt_tuning() -> None:
 def test_heads_must_have_been_searched_and_be_there() -> None:
     lm = tiny_lm("llama")
     with pytest.raises(UserError, match="--method act"):
-        build_method("act", Setup(prompt_for(lm)))
+        build_method(get_method("act"), Setup(prompt_for(lm)))
     with pytest.raises(UserError, match="head 4 of layer 1: tiny-llama has 3 layers of 4 heads"):
         answers(lm, Setup(prompt_for(lm), act_heads=((1, 4),)))

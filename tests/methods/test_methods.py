@@ -10,24 +10,19 @@ import torch
 from dpc.engine import Decoder, Request
 from dpc.engine.plain import greedy
 from dpc.errors import UserError
-from dpc.flow.measures import (
-    accumulation_profile,
-    has_accumulated,
-    key_token,
-    late_flow,
-    rationale_influence,
-    shallow_layers,
-)
+from dpc.flow.measures import accumulation_profile, has_accumulated, key_token, late_flow, rationale_influence
 from dpc.flow.saliency import prompt_saliency
-from dpc.flow.trigger import ALWAYS, NEVER, affected_share
-from dpc.methods import METHODS, build_method
-from dpc.methods.base import Setup
+from dpc.flow.shallow import shallow_layers
+from dpc.flow.thresholds import ALWAYS, NEVER
+from dpc.flow.trigger import affected_share
+from dpc.methods import METHODS, build_method, get_method
+from dpc.methods.method import Setup
 from dpc.model.lm import FrozenLM
 from dpc.prompt.corruption import corrupt
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings, MethodSettings
-from dpc.types import Answer
-from tests.evidence import about
+from dpc.types import Answer, Evidence
+from tests.evidence import About
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 QUESTIONS = [[40, 41, 42], [50, 51, 52, 53, 54, 55, 56, 57], [60, 61], [70, 71, 72, 73]]
@@ -58,7 +53,7 @@ def answers(
     new_tokens: int = NEW_TOKENS,
     decoding: DecodingSettings | None = None,
 ) -> list[Answer]:
-    found = dict(build_method(name, setup).answer(Decoder(lm, decoding), questions, new_tokens))
+    found = dict(build_method(get_method(name), setup).answer(Decoder(lm, decoding), questions, new_tokens))
     return [found[index] for index in range(len(questions))]
 
 
@@ -93,28 +88,30 @@ def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt, decoding: DecodingSetting
         assert (answer.first, answer.second, answer.final) == (first, second, second)
         assert answer.decision is not None
         assert answer.decision.key_token == token
-        assert answer.decision.ratio == affected_share(rationale_influence(saliency)).ratio
+        assert answer.decision.statistic == affected_share(rationale_influence(saliency)).ratio
         profile, influence = accumulation_profile(saliency, shallow_layers(lm.layers)), rationale_influence(saliency)
-        assert answer.decision.evidence == about(
-            {
-                "beta": affected_share(influence).beta,
-                "late_flow": late_flow(influence),
-                "rationale_loss": saliency.loss,
-                "influence": influence.tolist(),
-                "profile": profile.tolist(),
-                "accumulated": has_accumulated(profile, 2.0),
-                "token_rule": "largest S_acc",
-                "gamma": 30.0,
-                "masked": True,
-            }
+        assert answer.decision.evidence == About(
+            Evidence(
+                beta=affected_share(influence).beta,
+                ratio_at=affected_share(influence).ratio,
+                ratio_before=affected_share(rationale_influence(saliency, "before")).ratio,
+                late_flow=late_flow(influence),
+                rationale_loss=saliency.loss,
+                influence=tuple(influence.tolist()),
+                profile=tuple(profile.tolist()),
+                accumulated=has_accumulated(profile, 2.0),
+                corruption="largest S_acc: masked, gamma 30 percent per vector",
+            )
         )
 
 
 def test_evidence_of_what_is_not_triggered_holds_no_trace(lm: FrozenLM, prompt: SoftPrompt) -> None:
     for answer in answers("dpc", lm, Setup(prompt, NEVER)):
         assert answer.decision is not None
-        assert answer.decision.evidence.keys() == {"beta", "late_flow", "rationale_loss", "influence"}
-        assert len(answer.decision.evidence["influence"]) == len(answer.first.ids)
+        evidence = answer.decision.evidence
+        assert (evidence.profile, evidence.accumulated, evidence.corruption) == (None, None, None)
+        assert None not in (evidence.beta, evidence.late_flow, evidence.rationale_loss)
+        assert len(evidence.influence or ()) == len(answer.first.ids)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -131,8 +128,8 @@ def test_no_fast_path_changes_an_answer_or_a_decision(
     for one, other in zip(fast, plain, strict=True):
         assert one.decision is not None
         assert other.decision is not None
-        assert (one.decision.ratio, one.decision.key_token) == (other.decision.ratio, other.decision.key_token)
-        assert one.decision.evidence == about(other.decision.evidence)
+        assert (one.decision.statistic, one.decision.key_token) == (other.decision.statistic, other.decision.key_token)
+        assert one.decision.evidence == About(other.decision.evidence)
 
 
 def test_decision_and_answers_do_not_depend_on_the_batch(lm: FrozenLM, prompt: SoftPrompt) -> None:
@@ -143,12 +140,15 @@ def test_decision_and_answers_do_not_depend_on_the_batch(lm: FrozenLM, prompt: S
         assert (alone.first, alone.second) == (answer.first, answer.second)
         assert alone.decision is not None
         assert answer.decision is not None
-        assert (alone.decision.ratio, alone.decision.key_token) == (answer.decision.ratio, answer.decision.key_token)
+        assert (alone.decision.statistic, alone.decision.key_token) == (
+            answer.decision.statistic,
+            answer.decision.key_token,
+        )
 
 
 def test_the_threshold_alone_decides(lm: FrozenLM, prompt: SoftPrompt) -> None:
     always = answers("dpc", lm, Setup(prompt, ALWAYS))
-    ratios = [a.decision.ratio for a in always if a.decision is not None and a.decision.ratio is not None]
+    ratios = [a.decision.statistic for a in always if a.decision is not None and a.decision.statistic is not None]
     assert len(set(ratios)) > 1
     tau = sorted(set(ratios))[0]
     some = answers("dpc", lm, Setup(prompt, tau))
@@ -172,17 +172,17 @@ def test_costs_count_every_pass(lm: FrozenLM, prompt: SoftPrompt) -> None:
 
 def test_a_rationale_too_short_to_judge_keeps_its_first_answer(lm: FrozenLM, prompt: SoftPrompt) -> None:
     made = answers("dpc", lm, Setup(prompt, ALWAYS), new_tokens=3)
-    assert all(a.second is None and a.decision is not None and a.decision.ratio is None for a in made)
+    assert all(a.second is None and a.decision is not None and a.decision.statistic is None for a in made)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pretrained"])
 def test_what_a_method_lacks_is_named(name: str) -> None:
     with pytest.raises(UserError, match="--prompt"):
-        build_method(name, Setup())
+        build_method(get_method(name), Setup())
 
 
 def test_a_method_without_threshold_and_an_unknown_one(prompt: SoftPrompt) -> None:
     with pytest.raises(UserError, match="calibrate"):
-        build_method("dpc", Setup(prompt))
+        build_method(get_method("dpc"), Setup(prompt))
     with pytest.raises(UserError, match="did you mean dpc"):
-        build_method("dcp", Setup(prompt))
+        get_method("dcp")

@@ -1,4 +1,4 @@
-"""The decoder blocks of a model are found, replaced, and put back."""
+"""The decoder blocks of a model are found, and their forward functions replaced and restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a model says truly why it can't be loaded."""
+"""A device that cannot be used is refused with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpc.errors import UserError
-from dpc.model.lm import device_of
+from dpc.model.device import device_of
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_device_that_cannot_be_used_is_refused_with_the_reason(name: str, reas
         device_of(name)
 
 
-def test_a_device_without_room_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_free_memory_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -1,4 +1,4 @@
-"""In bfloat16 the same sum in another order may round another way; answers then part where two tokens are tied."""
+"""In bfloat16 the order of a sum changes its rounding, so answers may differ, but only where two tokens tie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dynamic corruption: the key token masked, the smallest values of the others pruned, nothing else touched."""
+"""Dynamic corruption masks the key token, prunes the smallest other values, and changes nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A soft prompt: how it starts, its file format (PEFT's own), and which models it refuses."""
+"""A soft prompt: its initialization, its file format (a PEFT adapter), and the models it is refused for."""
 
 from __future__ import annotations
 
@@ -170,6 +170,22 @@ def test_an_adapter_that_peft_made_loads_where_it_fits(lm: FrozenLM, tmp_path: P
     assert torch.equal(load_adapter(lm, tmp_path).vectors, model.get_prompt(batch_size=1)[0])
 
 
+def test_an_adapter_that_peft_pickled_is_refused_by_name(lm: FrozenLM, tmp_path: Path) -> None:
+    model = peft_adapter(lm, tmp_path, prompt_tuning())
+    (tmp_path / "adapter_model.safetensors").unlink()
+    torch.save({"prompt_embeddings": model.get_prompt(batch_size=1)[0]}, tmp_path / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"adapter_model\.bin is a pickle file, expected adapter_model\.safetensors"):
+        load_adapter(lm, tmp_path)
+
+
+def test_a_prompt_knows_the_directory_that_it_was_read_from(lm: FrozenLM, saved: tuple[SoftPrompt, Path]) -> None:
+    prompt, directory = saved
+    loaded = load_adapter(lm, directory)
+    assert (prompt.directory, loaded.directory) == (None, directory)
+    assert loaded == prompt
+    assert hash(loaded) == hash(prompt)
+
+
 def test_a_saved_prompt_comes_back_with_its_provenance(lm: FrozenLM, saved: tuple[SoftPrompt, Path]) -> None:
     prompt, directory = saved
     loaded = load_adapter(lm, directory)
@@ -242,11 +258,11 @@ def test_another_kind_of_adapter_is_refused(lm: FrozenLM, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: (path / "adapter_config.json").unlink(), "no adapter_config.json in it"),
-        (lambda path: (path / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors in it"),
-        (lambda path: (path / "adapter_config.json").write_text("{"), "adapter_config.json is no readable JSON"),
+        (lambda path: (path / "adapter_config.json").unlink(), "has no adapter_config.json"),
+        (lambda path: (path / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda path: (path / "adapter_config.json").write_text("{"), "adapter_config.json is not readable JSON"),
         (lambda path: (path / "adapter_config.json").write_text("[]"), "adapter_config.json holds a list"),
-        (lambda path: (path / "dpc.json").write_text("\0"), "dpc.json is no readable JSON"),
+        (lambda path: (path / "dpc.json").write_text("\0"), "dpc.json is not readable JSON"),
         (lambda path: (path / "dpc.json").write_text('{"format_version": 1}'), "dpc.json lacks revision, tokenizer_"),
         (lambda path: edit(path / "dpc.json", format_version=2), "format version 2, expected 1"),
         (lambda path: edit(path / "adapter_config.json", num_virtual_tokens=9), "holds 5 vectors where .* states 9"),

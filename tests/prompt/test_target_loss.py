@@ -1,4 +1,4 @@
-"""The loss over target tokens is PEFT's, however rows are padded, and every epoch has an order of its own."""
+"""The loss over target tokens equals that of PEFT, whatever the padding, and every epoch has its own order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt tuning: any batching the same, and a killed run that ends where an uninterrupted one does."""
+"""Prompt tuning: batching does not change the result, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -289,6 +289,7 @@ def test_autocast_computes_in_bfloat16_and_is_off_by_default_on_a_cpu(lm: Frozen
 
 def test_peft_loads_what_tuning_leaves(lm: FrozenLM, uninterrupted: tuple[SoftPrompt, Path]) -> None:
     prompt, output = uninterrupted
+    assert uninterrupted[0].directory == output
     loaded = peft.PeftModel.from_pretrained(tiny_lm("llama", layers=2).model, output)
     assert torch.equal(loaded.get_prompt(batch_size=1)[0], prompt.vectors)
 
@@ -330,7 +331,7 @@ def test_a_spoilt_checkpoint_is_refused(lm: FrozenLM, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     for spoil in (lambda: checkpoint.write_bytes(b"x"), lambda: save_file({"vectors": torch.zeros(1)}, checkpoint)):
         spoil()
-        with pytest.raises(UserError, match="is no readable checkpoint: delete it and start again"):
+        with pytest.raises(UserError, match="is not a readable checkpoint: delete it and start again"):
             tune(lm, TRAIN, DEV, SMALL, tmp_path, resume=True)
 
 

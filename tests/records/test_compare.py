@@ -175,11 +175,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
 ) -> None:
     a, b = runs
     assert "no such run directory; expected RUN or RUN:METHOD" in refusal(capsys, tmp_path / "nowhere", b)
-    assert "no such method" in refusal(capsys, a, b, "--method", "dcp")
+    assert "has no records of dcp; it has prompt_tuning, dpc" in refusal(capsys, a, b, "--method", "dcp")
     assert "has no records of pretrained; it has prompt_tuning, dpc" in refusal(capsys, f"{a}:pretrained", b)
     assert "is compared with itself" in refusal(capsys, a, a)
     assert "is compared with itself" in refusal(capsys, f"{a}:dpc", f"{a}:dpc")
-    assert "holds no records of a method" in refusal(capsys, tmp_path, b)
+    assert "has no records of a method" in refusal(capsys, tmp_path, b)
 
 
 def test_other_rows_are_refused(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from dpc.cli import run_command
 from dpc.records.directory import RunDirectory
 from dpc.tasks.gsm8k import TASK
-from dpc.types import Example
+from dpc.types import Decision, Evidence, Example
 from tests.made_up_runs import make_run, record, rows, text
 
 EXAMPLES = rows(6)
@@ -77,12 +78,30 @@ def test_parquet_has_a_row_for_each_record(run: RunDirectory) -> None:
         )
         assert row["correct_flexible"] == TASK.also_graded["flexible"](example, answer.final.text).correct
         assert (row["forward_passes"], row["seconds"]) == (answer.cost.forward_passes, answer.cost.seconds)
-        for name in ("triggered", "ratio", "threshold", "key_token"):
+        for name in ("trigger", "judged", "triggered", "statistic", "threshold", "key_token"):
             assert row[name] == (None if decision is None else getattr(decision, name))
-        evidence = {} if decision is None else decision.evidence
-        for name in ("beta", "late_flow", "accumulated", "influence", "profile"):
-            assert row[name] == evidence.get(name)
-        assert row["evidence"] == (None if decision is None else '{"odd": [1, "x"]}')
+        evidence = Evidence() if decision is None else decision.evidence
+        for name in ("beta", "late_flow", "accumulated", "corruption"):
+            assert row[name] == getattr(evidence, name)
+        for name in ("influence", "profile"):
+            values = getattr(evidence, name)
+            assert row[name] == (None if values is None else list(values))
+        assert row["more"] == (None if decision is None else '{"odd": 1.5}')
+
+
+def test_a_record_that_was_not_judged_says_why(tmp_path: Path) -> None:
+    made = record(EXAMPLES[0], "dpc", True)
+    short = Decision(False, None, 0.5, judged=False, evidence=Evidence(reason="rationale of 2 tokens"))
+    short_record = replace(made, answer=replace(made.answer, decision=short))
+    run = make_run(tmp_path / "run", EXAMPLES[:1], {"dpc": [short_record]})
+    [row] = pyarrow.parquet.read_table(exported(run)).to_pylist()
+    assert (row["judged"], row["statistic"], row["not_judged_because"]) == (False, None, "rationale of 2 tokens")
+
+
+def test_an_export_never_overwrites_a_file_of_the_run(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    before = run.records("dpc").path.read_bytes()
+    assert "is an input of this command" in refusal(capsys, run.path, "--output", run.records("dpc").path)
+    assert run.records("dpc").path.read_bytes() == before
 
 
 def test_parquet_says_what_it_was_made_from(run: RunDirectory) -> None:
@@ -121,7 +140,7 @@ def test_a_sample_holds_the_answer_that_counts_and_its_grade(run: RunDirectory) 
         assert (line["metrics"], line["exact_match"]) == (["exact_match"], float(score.correct))
         assert line["doc"]["question"] == example.question
         assert line["target"] == example.answer
-        options = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": TASK.max_new_tokens}
+        options = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": 512}
         assert line["arguments"] == {"gen_args_0": {"arg_0": TASK.prompt(example), "arg_1": options}}
         hashed = {
             "doc_hash": json.dumps(line["doc"], indent=2, ensure_ascii=False),
@@ -159,7 +178,7 @@ def test_a_task_of_ones_own_is_exported_with_its_file(
     mine = make_run(tmp_path / "mine", examples, records, {"data": data})
     output = ("--output", tmp_path / "out.parquet")
     assert "its task, mine, does not come with dpc; pass --task" in refusal(capsys, mine.path, *output)
-    assert "--task zoo: is zoo, but" in refusal(capsys, mine.path, *output, "--task", "zoo")
+    assert "is a run of 'mine'" in refusal(capsys, mine.path, *output, "--task", "zoo")
     (tmp_path / "mine.py").write_text(TASK_OF_ONES_OWN)
     [path] = (
         exported(mine, "--format", "lm-eval", "--task", tmp_path / "mine.py") / "org__tiny__prompt_tuning"

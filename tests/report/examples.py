@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from dpc.flow.trigger import calibrate
-from dpc.records.results import summarize
+from dpc.flow.thresholds import calibrate
+from dpc.records.results import MadeBy, MethodResult, Results
+from dpc.records.summary import summarize
 from dpc.report import write_page
 from dpc.types import Answer, Cost, Decision, Generation, Reason, Record, Score
 
@@ -42,7 +43,12 @@ def record(
         return Score(correct, "10", reason)
 
     text = Generation((1, 2, 3), STEPS, "eos")
-    answer = Answer(text, decision, None if final is None else text, Cost(passes, 0, passes, passes * 1.5e-3))
+    answer = Answer(
+        text,
+        decision,
+        None if final is None else text,
+        Cost(passes, 0, passes, passes * 1.5e-3, 2.5 * passes, 0.5 * passes),
+    )
     return Record(f"test-{index}", method, answer, score(first), score(first if final is None else final))
 
 
@@ -63,7 +69,7 @@ def thousand() -> dict[str, list[Record]]:
     return made
 
 
-def pairs(fixed: int, broken: int, both: int, neither: int, *, fires: bool = True) -> dict[str, Any]:
+def pairs(fixed: int, broken: int, both: int, neither: int, *, fires: bool = True) -> Results:
     """Results in which DPC fixed and broke so many answers of prompt tuning."""
     kinds = [(False, True)] * fixed + [(True, False)] * broken + [(True, True)] * both + [(False, False)] * neither
     decision = Decision(fires, 0.5, 0.4 if fires else 1.0)
@@ -74,21 +80,22 @@ def pairs(fixed: int, broken: int, both: int, neither: int, *, fires: bool = Tru
     return results(summarize(records), len(kinds))
 
 
-def results(methods: dict[str, Any], n: int = N) -> dict[str, Any]:
-    return {
-        "format": 2,
-        "model": "zoo",
-        "task": "zoo",
-        "split": "test",
-        "n": n,
-        "methods": methods,
-        "calibration": None,
-        "made_by": {
-            "command": "dpc run --output runs/demo",
-            "versions": {"python": "3.11.9", "dpc": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
-            "source": {"commit": "5f0c2a91d6e84b7c3a1f9e0d2b4c6a8e7f5d3b1c", "dirty": True},
-        },
-    }
+def results(methods: dict[str, MethodResult], n: int = N) -> Results:
+    return Results(
+        format=2,
+        model="zoo",
+        task="zoo",
+        split="test",
+        n=n,
+        methods=methods,
+        calibration=None,
+        test_curve=None,
+        made_by=MadeBy(
+            command="dpc run --output runs/demo",
+            versions={"python": "3.11.9", "dpc": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+            source={"commit": "5f0c2a91d6e84b7c3a1f9e0d2b4c6a8e7f5d3b1c", "dirty": True},
+        ),
+    )
 
 
 def calibration() -> dict[str, Any]:
@@ -98,7 +105,7 @@ def calibration() -> dict[str, Any]:
     # Shares of a few dozen tokens: many instances have the same.
     ratios = [round(min(max(draw.gauss(0.35 if right else 0.5, 0.15), 0), 1) * 37) / 37 for right in first]
     chosen = calibrate(ratios, first, second)
-    return {"tau": chosen.tau, "n": 400, "curve": [asdict(point) for point in chosen.curve]}
+    return {"tau": chosen.tau, "n": 400, "curve": [asdict(point) for point in chosen.curve], "from": {}}
 
 
 def page_of(value: Any, run: Path) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from dpc.records.directory import RunDirectory
-from dpc.records.results import summarize, threshold_curve
-from dpc.types import Answer, Cost, Decision, Example, Generation, Record, Score
+from dpc.records.results import CalibrationResult, write_results
+from dpc.records.summary import summarize, threshold_curve
+from dpc.tasks import get_task
+from dpc.types import Answer, Cost, Decision, Evidence, Example, Generation, Record, Score
 from tests.report.examples import MENDED, STEPS, calibration, results
 
 P = 16
@@ -47,18 +49,19 @@ def rows(count: int, said: Sequence[str] = ()) -> list[Example]:
 
 
 def judged(draw: random.Random, length: int, wrong: bool) -> Decision:
-    """A decision with what it rests on: R is counted from the influences, so every figure can be checked."""
+    """A decision with its evidence: R is counted from the influences, so every figure can be checked."""
     half = length // 2
     influence = [float(f"{draw.lognormvariate(-9 + (wrong and i >= half) * 0.25, 0.6):.4g}") for i in range(length)]
     beta = sum(influence[:half]) / half
     ratio = sum(value > beta for value in influence[half:]) / (length - half)
-    evidence: dict[str, Any] = {"beta": beta, "influence": influence, "late_flow": sum(influence[half:]) / half}
+    evidence = Evidence(beta=beta, influence=tuple(influence), late_flow=sum(influence[half:]) / half)
     if ratio <= TAU:
         return Decision(False, ratio, TAU, evidence=evidence)
     profile = [float(f"{draw.lognormvariate(-8, 0.4):.4g}") for _ in range(P)]
     key = draw.randrange(P)
     profile[key] = 2.5e-3
-    return Decision(True, ratio, TAU, key, evidence | {"profile": profile, "accumulated": True})
+    more = replace(evidence, profile=tuple(profile), accumulated=True, corruption="largest S_acc: masked")
+    return Decision(True, ratio, TAU, key, evidence=more)
 
 
 def score(example: Example, right: bool, found: bool = True) -> Score:
@@ -77,7 +80,7 @@ def records(examples: Sequence[Example], vocabulary: Vocabulary) -> dict[str, li
         text = "Yes." if short else STEPS.replace("Tom", f"Tom {index}")
         first = Generation(vocabulary.encode(text), text, "length" if index % 53 == 9 else "eos")
         graded = score(example, right, found)
-        cost = Cost(40, 0, 40, 0.05)
+        cost = Cost(40, 0, 40, 0.05, 120.5, 8.25)
         before = draw.random() < 0.4
         made["pretrained"].append(
             Record(
@@ -93,7 +96,8 @@ def records(examples: Sequence[Example], vocabulary: Vocabulary) -> dict[str, li
         )
         decision = judged(draw, len(first.ids), not graded.correct)
         if short:
-            decision = Decision(False, None, TAU, evidence={"reason": "rationale of 2 tokens, shorter than 4"})
+            reason = Evidence(reason="rationale of 2 tokens, shorter than 4")
+            decision = Decision(False, None, TAU, judged=False, evidence=reason)
         second = Generation(vocabulary.encode(MENDED), MENDED, "eos") if decision.triggered else None
         final = graded if second is None else score(example, draw.random() < (0.6 if graded.correct else 0.3), found)
         spent = Cost(80 if second else 41, 1, 80 if second else 40, 0.08)
@@ -120,6 +124,19 @@ def arrays(question_tokens: Sequence[str], rationale_tokens: Sequence[str], seed
     }
 
 
+def write_history(path: Path, updates: int = 300) -> None:
+    """A tuning curve: the loss falls, the dev rows are measured every 50 updates."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(1, updates + 1):
+        measured = step % 50 == 0
+        dev = {"dev_loss": 0.9 / step + 0.2, "dev_accuracy": 0.5 + step / 1000} if measured else {}
+        blank = {"dev_loss": None, "dev_accuracy": None}
+        lines.append({"step": step, "loss": 1.0 / step + 0.1, "learning_rate": 1e-3} | blank | dev)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path.parent / "dpc.json").write_text(json.dumps({"tuning": {"best_step": updates}}))
+
+
 def write_run(path: Path, examples: Sequence[Example]) -> dict[str, list[Record]]:
     """Write the run directory of an evaluation of ``examples``, maps of the first two triggered rows with it."""
     run, vocabulary = RunDirectory(path, "dpc run --output runs/made-up"), Vocabulary()
@@ -129,14 +146,16 @@ def write_run(path: Path, examples: Sequence[Example]) -> dict[str, list[Record]
     run.write_examples(examples)
     run.vocabulary.write_text(json.dumps({str(i): token for token, i in vocabulary.ids.items()}), encoding="utf-8")
     run.enter("eval", {"method": {"accumulation_k": 2.0}, "data": {"sha256": "0" * 64}})
+    write_history(run.history)
     by_id = {example.id: example for example in examples}
     (path / "maps").mkdir()
     for place, record in enumerate([r for r in made["dpc"] if r.answer.second is not None][:2]):
         own = arrays(tokens_of(by_id[record.example_id].question), tokens_of(record.answer.first.text), place)
         np.savez(path / "maps" / f"{place}.npz", **own, example_id=np.array(record.example_id))
-    document = results(summarize(made), len(examples))
-    document |= {"test_curve": threshold_curve(made), "calibration": calibration()}
-    run.results.write_text(json.dumps(document), encoding="utf-8")
+    graders = get_task("zoo").also_graded
+    found = results(summarize(made, examples, graders), len(examples))
+    chosen = CalibrationResult.of(calibration())
+    write_results(run.results, replace(found, test_curve=threshold_curve(made), calibration=chosen))
     return made
 
 

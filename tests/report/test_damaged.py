@@ -1,4 +1,4 @@
-"""Damaged runs: one line that names the file and the fault, and no half-made page. Axes: their ticks are round."""
+"""Damaged runs: one line that names the file and the fault, and no incomplete page. Axes: their ticks are round."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def complaint(run: Path) -> str:
         ("run.json", b"[]", "is not a run description"),
         ("maps/0.npz", b"no archive", "is not a readable flow map"),
         ("maps/0.npz", b"PK\x03\x04 torn", "is not a readable flow map"),
+        ("prompt/history.jsonl", b'{"step": 1}\n', "is not an update of tuning"),
+        ("prompt/dpc.json", b"{", "is not a readable description of a prompt"),
     ],
 )
 def test_other_damaged_files_are_named_in_one_line(file: str, content: bytes, words: str, tmp_path: Path) -> None:

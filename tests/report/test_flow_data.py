@@ -17,10 +17,12 @@ from hypothesis.extra.numpy import arrays
 from dpc.flow.measures import accumulation_profile, has_accumulated, prompt_to_question, prompt_to_rationale
 from dpc.report import flow_data
 from dpc.report.flow_data import DEEPEST, Flow, flow_json, quantize
+from dpc.settings import MethodSettings
 from dpc.types import Saliency, Spans
 from tests.report import made_run
 
 LAYERS, P = made_run.LAYERS, made_run.P
+SETTINGS = MethodSettings(accumulation_k=2.0)
 
 
 def flow(question: int = 20, rationale: int = 31, seed: int = 0) -> Flow:
@@ -54,7 +56,7 @@ def test_a_byte_keeps_zero_as_zero_and_the_largest_as_it_is(values: np.ndarray[A
 @pytest.mark.parametrize("name", ["saliency", "attention"])
 def test_a_value_between_both_ends_is_kept_to_the_error_that_is_said(name: str) -> None:
     made = flow()
-    told, own = flow_json(made, 2.0), getattr(made, name).astype(float)
+    told, own = flow_json(made, SETTINGS, None), getattr(made, name).astype(float)
     kept = told["maps"][name]
     inside = own >= kept["low"]
     assert inside.mean() > 0.3
@@ -72,7 +74,7 @@ def test_a_long_map_is_pooled_to_the_largest_of_each_cell_and_says_so(
 ) -> None:
     monkeypatch.setattr(flow_data, "MOST_CELLS", 4000)
     made = flow(question)
-    told = flow_json(made, 2.0)
+    told = flow_json(made, SETTINGS, None)
     pool, bins = told["pool"], told["bins"]
     assert pool > 1
     assert 2 * LAYERS * (len(bins) - told["groups"][1][1]) * len(bins) <= 4000
@@ -92,7 +94,7 @@ def test_a_long_map_is_pooled_to_the_largest_of_each_cell_and_says_so(
 
 
 def test_a_short_map_is_not_pooled() -> None:
-    told = flow_json(flow(), 2.0)
+    told = flow_json(flow(), SETTINGS, None)
     assert told["pool"] == 1
     assert told["bins"] == [(at, at + 1) for at in range(P + 51)]
 
@@ -102,7 +104,7 @@ def test_layer_curves_and_gathering_columns_are_equations_2_to_7(monkeypatch: py
     scores = torch.from_numpy(made.saliency[:, :, :P])
     oracle = Saliency(scores, Spans.of(P, 20, 31), made.layers, 0.0, "abs_of_sum")
     monkeypatch.setattr(flow_data, "MOST_CELLS", 4000)
-    told = flow_json(made, 2.0)
+    told = flow_json(made, SETTINGS, None)
     assert told["pool"] > 1
     assert told["curves"]["saliency"]["question"] == pytest.approx(prompt_to_question(oracle).tolist(), rel=1e-3)
     assert told["curves"]["saliency"]["rationale"] == pytest.approx(prompt_to_rationale(oracle).tolist(), rel=1e-3)
@@ -113,9 +115,22 @@ def test_layer_curves_and_gathering_columns_are_equations_2_to_7(monkeypatch: py
     assert told["gathering"]["saliency"][1] == [3]
 
 
+def test_a_map_opens_on_the_shallow_layer_in_which_the_key_token_gathers_most() -> None:
+    made = flow()
+    settings = MethodSettings(shallow_start=0.4, shallow_stop=0.8)
+    shallow = range(round(0.4 * LAYERS), round(0.8 * LAYERS) + 1)
+    means = {layer: made.saliency[layer, :, 7].mean() for layer in shallow}
+    assert list(means) == [2, 3, 4]
+    assert flow_json(made, settings, 7)["opens"] == max(means, key=lambda layer: means[layer])
+    assert flow_json(made, settings, None)["opens"] == 4
+    # In layer 1 virtual token 3 gathers far more than in any other.
+    assert flow_json(made, MethodSettings(shallow_start=0.0, shallow_stop=0.8), 3)["opens"] == 1
+    assert flow_json(made, settings, 3)["opens"] != 1
+
+
 def test_empty_questions_and_maps_of_zeros_are_shown() -> None:
-    told = flow_json(flow(question=0), 2.0)
+    told = flow_json(flow(question=0), SETTINGS, None)
     assert told["curves"]["saliency"]["question"] == []
     made = flow()
     zero = Flow(np.zeros_like(made.saliency), made.attention, made.tokens, made.spans, made.layers)
-    assert not restored(flow_json(zero, 2.0), "saliency").any()
+    assert not restored(flow_json(zero, SETTINGS, None), "saliency").any()

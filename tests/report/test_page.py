@@ -17,13 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpc.cli import run_command
-from dpc.records.results import summarize
-from dpc.report import baseline_verdict, live_page, page_data, verdict, write_page, write_trace_page
+from dpc.records.results import parse_results, results_json
+from dpc.records.summary import summarize
+from dpc.report import baseline_verdict, live_page, page_data, trace_page, verdict, write_page
 from dpc.report.document import SCRIPTS, asset, script_json
 from dpc.report.page_data import Instance, Pass, outcome, payload
-from dpc.types import Decision, Example, Generation, Record, Score
+from dpc.settings import MethodSettings
+from dpc.types import Decision, Evidence, Example, Generation, Record, Score
 from tests.report.examples import HOSTILE, Page, page_of, put_everywhere, results
 from tests.report.made_run import TAU, retold, rows, tokens_of, write_run
+from tracked import tracked_files
 
 N = 120
 # The name of a drawing's language, which nothing fetches.
@@ -64,8 +67,8 @@ def sha256(text: str) -> str:
 
 def test_the_report_needs_no_torch(whole: tuple[Path, Any]) -> None:
     code = (
-        "import sys, pathlib, json, dpc.report as r; path = pathlib.Path(sys.argv[1]); r.write_page(path);"
-        "r.rich_table(json.loads((path / 'results.json').read_text()));"
+        "import sys, pathlib, dpc.report as r; path = pathlib.Path(sys.argv[1]); r.write_page(path);"
+        "r.rich_table(r.read_run(path).results);"
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -98,8 +101,7 @@ def test_the_page_stands_alone_and_may_do_nothing_but_run_its_own_script(html: s
 
 
 def test_scripts_are_all_listed_and_never_parse_text_as_html() -> None:
-    folder = Path(page_data.__file__).parent / "web"
-    written = {path.name for path in folder.glob("*.js")}
+    written = {Path(name).name for name in tracked_files() if name.endswith(".js")}
     assert written - set(SCRIPTS) == {"lab.js"}
     for name in written:
         text = asset(name)
@@ -116,7 +118,7 @@ def test_the_page_can_be_read_without_seeing_it(page: Page) -> None:
     assert levels.count(1) == 1
     assert all(below <= above + 1 for above, below in pairwise(levels))
     drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(drawings) == len(page.text("figure")) == len([c for c in page.text("figcaption") if c.strip()]) == 6
+    assert len(drawings) == len(page.text("figure")) == len([c for c in page.text("figcaption") if c.strip()]) == 8
     assert all(a["role"] == "img" and len(a["aria-label"]) > 20 for a in drawings)
     assert all(len(caption) > 10 for caption in page.text("caption"))
     assert len(page.text("caption")) == len(page.text("table")) == 2
@@ -128,7 +130,7 @@ def test_the_page_can_be_read_without_seeing_it(page: Page) -> None:
 
 
 def test_the_verdict_comes_before_everything_else(whole: tuple[Path, Any], html: str, page: Page) -> None:
-    found = json.loads((whole[0] / "results.json").read_text())
+    found = parse_results(json.loads((whole[0] / "results.json").read_text()))
     assert page.text("p", **{"class": "verdict"})[0].replace("\u00a0", " ") == verdict(found)
     assert html.index('class="verdict"') < html.index("<svg") < html.index("<table")
     assert baseline_verdict(found) in [text.replace("\u00a0", " ") for text in page.text("p")]
@@ -185,26 +187,29 @@ def test_both_threshold_curves_are_drawn_and_the_chosen_threshold_is_marked_on_t
 
 def test_the_histogram_counts_every_judged_instance_once(whole: tuple[Path, Any], page: Page) -> None:
     own = whole[1]["dpc"]
-    judged = [r for r in own if r.answer.decision is not None and r.answer.decision.ratio is not None]
+    judged = [r for r in own if r.answer.decision is not None and r.answer.decision.judged]
     bars = [a for _, a in chart(page, "R of") if "data-count" in a]
     for kind, right in (("bar first", True), ("bar other", False)):
         counts = [int(a["data-count"]) for a in bars if a["class"] == kind]
-        ratios = [r.answer.decision.ratio for r in judged if r.score_first.correct is right and r.answer.decision]
+        ratios = [r.answer.decision.statistic for r in judged if r.score_first.correct is right and r.answer.decision]
         bins = [sum(min(int(ratio * 20), 19) == i for ratio in ratios if ratio is not None) for i in range(20)]
         assert counts == bins
 
 
 def test_the_table_of_costs_sums_the_records(whole: tuple[Path, Any], page: Page) -> None:
     own = [record.answer.cost for record in whole[1]["dpc"]]
-    names = page.cells("th", "costs")[6:]
-    cells = page.cells("td", "costs")[5 * names.index("DPC") :][:5]
-    before = sum(record.answer.cost.seconds for record in whole[1]["prompt_tuning"])
+    names = page.cells("th", "costs")[8:]
+    cells = page.cells("td", "costs")[7 * names.index("DPC") :][:7]
+    before = sum(record.answer.cost.forward_tokens for record in whole[1]["prompt_tuning"])
+    forward = sum(cost.forward_tokens for cost in own)
     assert cells == [
+        f"{forward:,.0f}",
+        f"{forward / before:.2f}",
+        f"{sum(cost.backward_tokens for cost in own):,.0f}",
         f"{sum(cost.forward_passes for cost in own):,}",
         f"{sum(cost.backward_passes for cost in own):,}",
         f"{sum(cost.generated_tokens for cost in own):,}",
         f"{sum(cost.seconds for cost in own):.1f}",
-        f"{sum(cost.seconds for cost in own) / before:.2f}",
     ]
 
 
@@ -221,9 +226,15 @@ def test_what_the_scripts_are_told_is_what_the_records_say(whole: tuple[Path, An
         assert (each["second"] or {}).get("text") == (record.answer.second.text if record.answer.second else None)
         final = each["second"] or each["first"]
         assert final["extracted"] == record.score_final.extracted
-        assert (each["triggered"], each["ratio"], each["tau"]) == (decision.triggered, decision.ratio, TAU)
-        for key in ("influence", "beta", "profile"):
-            assert each[key] == decision.evidence.get(key)
+        told, evidence = each["decision"], decision.evidence
+        assert (told["triggered"], told["threshold"]) == (decision.triggered, TAU)
+        assert told["statistic"] == decision.statistic
+        assert (told["judged"], told["trigger"], told["symbol"]) == (decision.judged, "flow", "R")
+        for key in ("beta", "reason", "corruption", "accumulated"):
+            assert told[key] == getattr(evidence, key)
+        for key in ("influence", "profile"):
+            values = getattr(evidence, key)
+            assert told[key] == (None if values is None else list(values))
     versus = found["methods"]["dpc"]["versus_prompt_tuning"]
     outcomes = [each["outcome"] for each in data["instances"]]
     assert (outcomes.count("fixed"), outcomes.count("broken")) == (versus["fixed"], versus["broken"])
@@ -243,16 +254,16 @@ def test_common_tokens_come_first_in_the_vocabulary_so_that_their_numbers_are_sh
     assert counts == sorted(counts, reverse=True)
 
 
-def test_influences_that_find_no_room_are_said_to_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_influences_beyond_the_limit_are_left_out_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def instance(name: str, fires: bool) -> Instance:
-        decision = Decision(fires, 0.5, 0.4, evidence={"beta": 1.0, "influence": [1.0] * 10})
+        decision = Decision(fires, 0.5, 0.4, evidence=Evidence(beta=1.0, influence=(1.0,) * 10))
         one = Pass(Generation((), "", "eos"), Score(True, "1", "match"))
         return Instance(Example(name, "q", "1"), one, one if fires else None, decision)
 
     monkeypatch.setattr(page_data, "MOST_INFLUENCES", 20)
-    told = payload([instance("a", False), instance("b", False), instance("c", True)], k=2.0)["instances"]
-    assert [each["influence"] is not None for each in told] == [True, False, True]
-    assert [each["left_out"] for each in told] == [False, True, False]
+    told = payload([instance("a", False), instance("b", False), instance("c", True)], MethodSettings())["instances"]
+    assert [each["decision"]["influence"] is not None for each in told] == [True, False, True]
+    assert [each["decision"]["left_out"] for each in told] == [False, True, False]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -263,8 +274,12 @@ def test_hostile_text_stays_text(text: str, page: Page, tmp_path: Path) -> None:
     found["made_by"]["versions"][text] = text
     (tmp_path / "results.json").write_text(json.dumps(found), encoding="utf-8")
     hostile = Page(write_page(tmp_path).read_text(encoding="utf-8"))
-    for tag in {tag for tag, _ in hostile.elements} - {"line", "circle", "text", "tr", "th", "td", "dt", "dd"}:
+    # A row more in the tables and charts, and notes on what does not follow from the records.
+    more = {"line", "circle", "text", "tr", "th", "td", "dt", "dd", "p", "span"}
+    for tag in {tag for tag, _ in hostile.elements} - more:
         assert len(hostile.text(tag)) == len(page.text(tag)), tag
+    notes = hostile.text("p", **{"class": "note"})
+    assert f"{text} has no records: its figures are those of results.json, not checked." in notes
     names = {name for _, attributes in page.elements for name in attributes}
     assert {name for _, attributes in hostile.elements for name in attributes} == names
     assert hostile.text("title")[0] == f"Dynamic Prompt Corruption: {text} with {text}"
@@ -295,7 +310,7 @@ def test_half_a_surrogate_pair_and_control_characters_do_not_stop_the_page(tmp_p
 
 
 def test_a_run_without_dpc_calibration_or_rows_has_a_page(records: dict[str, list[Record]], tmp_path: Path) -> None:
-    page = Page(page_of(results(summarize({"pretrained": records["pretrained"]})), tmp_path))
+    page = Page(page_of(results_json(results(summarize({"pretrained": records["pretrained"]}))), tmp_path))
     assert page.text("h2") == ["Results", "Cost", "To repeat this run"]
     assert page.text("p", **{"class": "verdict"}) == ["DPC was not among the methods of this run."]
     assert page.text("script", type="application/json") == []
@@ -304,12 +319,11 @@ def test_a_run_without_dpc_calibration_or_rows_has_a_page(records: dict[str, lis
 
 def test_a_method_of_one_pass_can_be_followed(tmp_path: Path) -> None:
     write_run(tmp_path, rows(20))
-    found = json.loads((tmp_path / "results.json").read_text())
-    del found["methods"]["dpc"], found["methods"]["prompt_tuning"]
-    (tmp_path / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    for name in ("dpc", "prompt_tuning"):
+        (tmp_path / "records" / f"{name}.jsonl").unlink()
     each = data_of(Page(write_page(tmp_path).read_text(encoding="utf-8")))["instances"][0]
     assert each["outcome"] in ("right", "wrong")
-    assert "triggered" not in each
+    assert each["decision"] is None
 
 
 def test_an_outcome_is_against_prompt_tuning_and_by_the_answer_that_counts() -> None:
@@ -326,22 +340,18 @@ def test_an_outcome_is_against_prompt_tuning_and_by_the_answer_that_counts() -> 
     assert told(None, False, True, True, gold="") == ""
 
 
-def test_one_question_has_a_page_of_its_own(tmp_path: Path) -> None:
+def test_one_question_has_a_page_of_its_own() -> None:
     first, second = (Generation((1, 2), text, "eos") for text in ("a b", "a c"))
-    decision = Decision(False, 0.25, 0.4, 3, {"beta": 1e-6, "influence": [1e-6, 2e-6], "profile": [1e-4] * 4})
+    evidence = Evidence(beta=1e-6, influence=(1e-6, 2e-6), profile=(1e-4,) * 4)
+    decision = Decision(False, 0.25, 0.4, 3, evidence=evidence)
     graded = Score(False, "7", "mismatch")
     one = Instance(
         Example("question", HOSTILE[0], ""), Pass(first, graded, ("a", " b")), Pass(second, graded), decision
     )
-    write_trace_page(tmp_path / "one.html", one, k=2.0, facts={"model": "zoo"})
-    page = Page((tmp_path / "one.html").read_text(encoding="utf-8"))
+    page = Page(trace_page(one, MethodSettings(), {"model": "zoo"}))
     [each] = data_of(page)["instances"]
-    assert (each["question"], each["gold"], each["triggered"], each["second"]["text"]) == (
-        HOSTILE[0],
-        None,
-        False,
-        "a c",
-    )
+    assert (each["question"], each["gold"], each["second"]["text"]) == (HOSTILE[0], None, "a c")
+    assert (each["decision"]["triggered"], each["decision"]["key"]) == (False, 3)
     assert (page.text("dt"), page.text("dd")) == (["model"], ["zoo"])
     assert "connect-src" not in policy_of(page)
 
@@ -354,34 +364,6 @@ def test_a_live_page_may_ask_its_own_server_and_no_other() -> None:
     assert script.rstrip().endswith("start(1)\n}")
 
 
-@pytest.mark.parametrize("text", [HOSTILE[0], "Saliency <i>shallow</i>"])
-def test_figures_of_the_paper_are_pictures_that_can_run_nothing(
-    text: str, full: dict[str, Any], tmp_path: Path
-) -> None:
-    page_of(full, tmp_path)
-    drawing = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><script>alert(1)</script></svg>"
-    (tmp_path / "analysis").mkdir()
-    for name in ("2a", "4b"):
-        (tmp_path / "analysis" / f"{name}.svg").write_bytes(drawing)
-    words = {"figures": {"2a": {"title": text, "finding": "It peaks.", "caption": text}}}
-    (tmp_path / "analysis" / "analysis.json").write_text(json.dumps(words), encoding="utf-8")
-    page = Page(write_page(tmp_path).read_text(encoding="utf-8"))
-    pictures = page.having("paper")
-    assert [base64.b64decode(a["src"].removeprefix("data:image/svg+xml;base64,")) for a in pictures] == [drawing] * 2
-    assert [a["alt"] for a in pictures] == [f"Figure 2a. {text}. It peaks.", "Figure 4b"]
-    assert page.text("h3") == [f"Figure 2a. {text}", "Figure 4b"]
-    assert text in page.text("figcaption")
-    assert len(page.text("script")) == 1
-
-
-def test_what_the_table_leaves_out_is_noted(full: dict[str, Any], tmp_path: Path) -> None:
-    full["methods"]["prompt_tuning"]["no_answer"] = 12
-    full["methods"]["dpc"]["trigger"]["not_judged"] = 4
-    notes = Page(page_of(full, tmp_path)).text("p", **{"class": "note"})
-    assert "Counted as wrong because no answer could be read: prompt tuning 12." in notes
-    assert "Rationales too short for the trigger to judge: DPC 4." in notes
-
-
 def test_the_same_run_makes_the_same_page(whole: tuple[Path, Any], html: str) -> None:
     assert write_page(whole[0]).read_text(encoding="utf-8") == html
 
@@ -391,7 +373,9 @@ def test_the_command_writes_the_page_and_says_where(
 ) -> None:
     (whole[0] / "report.html").unlink()
     assert run_command(["report", str(whole[0])]) == 0
-    said = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    said = printed.out.splitlines()
+    assert printed.err == ""
     assert said[1] == f"page: {(whole[0] / 'report.html').resolve().as_uri()}"
     assert (whole[0] / "report.html").is_file()
     assert run_command(["report", str(whole[0] / "nowhere")]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpc.methods import METHODS
-from dpc.records.results import summarize
+from dpc.records.results import Graded, MethodResult, Results, parse_results, results_json
+from dpc.records.summary import summarize
 from dpc.report import (
     COLUMNS,
     baseline_verdict,
@@ -25,8 +27,7 @@ from dpc.report import (
     verdict,
 )
 from dpc.report.formats import number, p_value, points
-from dpc.report.schema import parse
-from dpc.report.table import BLOCKS
+from dpc.report.results_table import BLOCKS
 from dpc.types import Record
 from tests.report.examples import Page, page_of, pairs, record, results
 
@@ -37,38 +38,38 @@ def test_a_row_states_the_numbers_of_its_method() -> None:
     assert plain == {
         "method": "prompt tuning",
         "accuracy %": "41.9 (38.9 to 45.0)",
-        "also graded %": "–",
         "vs prompt tuning, points": "–",
         "p (Holm)": "–",
         "fixed / broken": "–",
+        "also graded %": "–",
         "oracle %": "–",
         "trigger rate %": "–",
         "precision %": "–",
         "recall %": "–",
         "AUC": "–",
-        "forward passes": "40,000",
+        "forward tokens": "100,000",
         "seconds": "60.0",
     }
     assert dpc == {
         "method": "DPC",
         "accuracy %": "43.1 (40.1 to 46.2)",
-        "also graded %": "–",
         "vs prompt tuning, points": "+1.2 (−0.2 to +2.7)",
         "p (Holm)": "0.12",
         "fixed / broken": "31 / 19",
+        "also graded %": "–",
         "oracle %": "45.0",
         "trigger rate %": "100.0",
         "precision %": "58.1",
         "recall %": "100.0",
         "AUC": "0.50 (0.46 to 0.54)",
-        "forward passes": "50,000",
+        "forward tokens": "125,000",
         "seconds": "75.0",
     }
 
 
-def test_further_graders_stand_beside_the_accuracy(methods: dict[str, Any]) -> None:
-    graded = {"flexible": {"accuracy": 0.5, "interval": [0.4, 0.6]}, "loose": {"accuracy": 0.625, "interval": [0, 1]}}
-    rows = results_rows(results({"dpc": {**methods["dpc"], "also_graded": graded}}))
+def test_further_graders_are_beside_the_accuracy(methods: dict[str, MethodResult]) -> None:
+    graded = {"flexible": Graded(500, 0.5, (0.4, 0.6)), "loose": Graded(625, 0.625, (0.0, 1.0))}
+    rows = results_rows(results({"dpc": replace(methods["dpc"], also_graded=graded)}))
     assert dict(zip(COLUMNS, rows[0], strict=True))["also graded %"] == "flexible 50.0, loose 62.5"
 
 
@@ -77,7 +78,7 @@ def test_what_is_not_defined_is_a_dash() -> None:
     assert (row["trigger rate %"], row["precision %"], row["recall %"], row["AUC"]) == ("0.0", "–", "–", "–")
 
 
-def printed(value: dict[str, Any], width: int) -> str:
+def printed(value: Results, width: int) -> str:
     console = Console(width=width)
     with console.capture() as capture:
         console.print(rich_table(value))
@@ -89,8 +90,9 @@ def cells(line: str) -> list[str]:
 
 
 def test_text_and_page_show_the_same_cells(full: dict[str, Any], tmp_path: Path) -> None:
-    rows = results_rows(full)
-    markdown = [cells(line) for line in markdown_table(full).splitlines()]
+    found = parse_results(full)
+    rows = results_rows(found)
+    markdown = [cells(line) for line in markdown_table(found).splitlines()]
     kept = [index for index, name in enumerate(COLUMNS) if name in markdown[0]]
     assert markdown[2:] == [[row[index] for index in kept] for row in rows]
     page = Page(page_of(full, tmp_path))
@@ -99,26 +101,26 @@ def test_text_and_page_show_the_same_cells(full: dict[str, Any], tmp_path: Path)
 
 
 def test_a_text_leaves_out_a_column_only_where_nothing_is_in_it(full: dict[str, Any]) -> None:
-    heading = cells(markdown_table(full).splitlines()[0])
-    rows = results_rows(full)
+    heading = cells(markdown_table(parse_results(full)).splitlines()[0])
+    rows = results_rows(parse_results(full))
     assert heading == [name for i, name in enumerate(COLUMNS) if any(row[i] != "–" for row in rows)]
     assert "also graded %" not in heading
-    full["methods"]["dpc"]["also_graded"] = {"flexible": {"accuracy": 0.5, "interval": [0.4, 0.6]}}
-    assert "also graded %" in cells(markdown_table(full).splitlines()[0])
+    full["methods"]["dpc"]["also_graded"] = {"flexible": {"correct": 500, "accuracy": 0.5, "interval": [0.4, 0.6]}}
+    assert "also graded %" in cells(markdown_table(parse_results(full)).splitlines()[0])
 
 
 def dozen(full: dict[str, Any]) -> dict[str, Any]:
     """As many methods as there are, with the widest figures that a large benchmark gives."""
     wide = json.loads(json.dumps(full["methods"]["dpc"]))
-    wide["also_graded"] = {"flexible": {"accuracy": 1.0, "interval": [1.0, 1.0]}}
+    wide["also_graded"] = {"flexible": {"correct": 1000, "accuracy": 1.0, "interval": [1.0, 1.0]}}
     wide["versus_prompt_tuning"] |= {"difference": -0.5, "interval": [-0.555, -0.444], "fixed": 1000, "broken": 1000}
-    wide["cost"] |= {"forward_passes": 10_000_000, "seconds": 100_000.0}
+    wide["cost"] |= {"forward_tokens": 1e7, "seconds": 100_000.0}
     return {**full, "methods": dict.fromkeys(METHODS, wide)}
 
 
 @pytest.mark.parametrize("many", [False, True])
 def test_a_terminal_of_80_characters_shows_every_figure(full: dict[str, Any], many: bool) -> None:
-    shown = dozen(full) if many else full
+    shown = parse_results(dozen(full) if many else full)
     text = printed(shown, 80)
     assert "…" not in text
     blocks = [block.splitlines() for block in text.strip("\n").split("\n\n")]
@@ -137,7 +139,7 @@ def test_a_terminal_of_80_characters_shows_every_figure(full: dict[str, Any], ma
         assert {name for name, cell in wanted.items() if cell != "–"} <= read[row[0]].keys()
 
 
-def test_a_name_is_never_markup(methods: dict[str, Any]) -> None:
+def test_a_name_is_never_markup(methods: dict[str, MethodResult]) -> None:
     odd = results({"[red]a|b[/red]": methods["prompt_tuning"]})
     assert "[red]a|b[/red]" in printed(odd, 80)
     assert markdown_table(odd).splitlines()[2].startswith("| [red]a\\|b[/red] |")
@@ -149,33 +151,33 @@ def test_a_name_is_never_markup(methods: dict[str, Any]) -> None:
         (
             31,
             19,
-            "+1.2 points against prompt tuning (95% CI −0.2 to +2.7, p = 0.12, n = 1,000): no significant difference",
+            "+1.2 points against prompt tuning (95% CI −0.2 to +2.7, p = 0.12, n = 1,000): "
+            "no statistically significant difference",
         ),
         (40, 10, "+3.0 points against prompt tuning (95% CI +1.7 to +4.5, p < 0.001, n = 1,000): significantly better"),
         (10, 40, "−3.0 points against prompt tuning (95% CI −4.5 to −1.7, p < 0.001, n = 1,000): significantly worse"),
         (
             20,
             20,
-            "0.0 points against prompt tuning (95% CI −1.3 to +1.3, p = 1.00, n = 1,000): no significant difference",
+            "0.0 points against prompt tuning (95% CI −1.3 to +1.3, p = 1.00, n = 1,000): "
+            "no statistically significant difference",
         ),
     ],
 )
 def test_the_verdict_claims_what_the_test_allows(fixed: int, broken: int, words: str) -> None:
     said = verdict(pairs(fixed, broken, 400, 600 - fixed - broken))
-    assert said == f"DPC: {words}; fixed {fixed}, broke {broken}; 1.25 times the time."
+    assert said == f"DPC: {words}; fixed {fixed}, broke {broken}; 1.25 times the forward tokens."
 
 
-def test_the_verdict_says_that_the_trigger_never_fired() -> None:
+def test_the_verdict_says_that_no_instance_triggered() -> None:
     said = verdict(pairs(0, 0, 60, 40, fires=False))
-    assert (
-        said
-        == "DPC: the trigger never fired (tau = 1, n = 100), so it answered as prompt tuning did; 1.25 times the time."
-    )
+    silent = "DPC: no instance triggered (tau = 1, n = 100), so it answered as prompt tuning did"
+    assert said == f"{silent}; 1.25 times the forward tokens."
     odd = verdict(pairs(1, 0, 60, 39, fires=False))
-    assert "fixed 1, broke 0, although the trigger never fired" in odd
+    assert "fixed 1, broke 0, although no instance triggered" in odd
 
 
-def test_the_verdict_of_an_incomplete_run(methods: dict[str, Any], records: dict[str, list[Record]]) -> None:
+def test_the_verdict_of_an_incomplete_run(methods: dict[str, MethodResult], records: dict[str, list[Record]]) -> None:
     without = results({name: methods[name] for name in ("pretrained", "prompt_tuning")})
     assert verdict(without) == "DPC was not among the methods of this run."
     alone = results(summarize({"dpc": records["dpc"]}))
@@ -185,27 +187,30 @@ def test_the_verdict_of_an_incomplete_run(methods: dict[str, Any], records: dict
     assert baseline_verdict(alone) is None
 
 
-def curves(dev: list[float], test: list[float | None], tau: float) -> dict[str, Any]:
+def curves(dev: list[float], test: list[float | None], tau: float, tau_here: float | None = None) -> Results:
     """Results with accuracies at tau 0.2, 0.6 and 1, where it never triggers."""
     taus, rates = (0.2, 0.6, 1.0), (0.9, 0.4, 0.0)
     point = {"precision": None, "recall": None, "false_positive_rate": None}
-    return {
-        **pairs(1, 1, 50, 48),
+    value = results_json(pairs(1, 1, 50, 48)) | {
         "calibration": {
             "tau": tau,
             "n": 400,
+            "from": {},
             "curve": [{"tau": t, "accuracy": a, "trigger_rate": r} for t, a, r in zip(taus, dev, rates, strict=True)],
         },
         "test_curve": {
-            "tau": tau,
+            "tau": tau if tau_here is None else tau_here,
             "n": 1000,
             "auc": None,
             "oracle": None,
+            "second_shared": 0,
+            "second_differ": 0,
             "points": [
                 {**point, "tau": t, "accuracy": a, "trigger_rate": r} for t, a, r in zip(taus, test, rates, strict=True)
             ],
         },
     }
+    return parse_results(value)
 
 
 def test_what_the_threshold_gained_where_it_was_chosen_stands_beside_what_it_gains_here() -> None:
@@ -217,9 +222,7 @@ def test_what_the_threshold_gained_where_it_was_chosen_stands_beside_what_it_gai
     assert partly is not None
     assert "the best for these rows, as far as second answers are known, would have gained 0.0." in partly
     assert threshold_verdict(pairs(1, 1, 50, 48)) is None
-    other = curves([0.52, 0.55, 0.50], [0.62, 0.59, 0.60], 0.6)
-    other["test_curve"]["tau"] = 0.2
-    assert threshold_verdict(other) is None
+    assert threshold_verdict(curves([0.52, 0.55, 0.50], [0.62, 0.59, 0.60], 0.6, tau_here=0.2)) is None
 
 
 def test_prompt_tuning_is_compared_with_the_pretrained_model_in_its_own_direction() -> None:
@@ -234,7 +237,7 @@ def test_prompt_tuning_is_compared_with_the_pretrained_model_in_its_own_directio
 
 
 def test_a_comparison_seen_from_the_other_side_is_mirrored() -> None:
-    seen = parse(pairs(31, 19, 400, 550)).methods["dpc"].versus_prompt_tuning
+    seen = pairs(31, 19, 400, 550).methods["dpc"].versus_prompt_tuning
     assert seen is not None
     other = seen.reversed()
     assert (other.difference, other.fixed, other.broken) == (-seen.difference, seen.broken, seen.fixed)
@@ -276,8 +279,9 @@ def test_a_verdict_among_several_needs_more_than_a_verdict_alone() -> None:
             "act": [record(i, "act", a) for i, (a, _) in enumerate(kinds)],
         }
     )
-    versus = among["dpc"]["versus_prompt_tuning"]
-    assert versus["p"] < 0.05 <= versus["p_holm"]
+    versus = among["dpc"].versus_prompt_tuning
+    assert versus is not None
+    assert versus.p < 0.05 <= versus.p_holm
     said = verdict(results(among, 100))
-    assert f"Holm-adjusted {p_value(versus['p_holm'])}" in said
-    assert ": no significant difference;" in said
+    assert f"Holm-adjusted {p_value(versus.p_holm)}" in said
+    assert ": no statistically significant difference;" in said

@@ -16,27 +16,27 @@ from dpc.engine import Decoder, Request
 from dpc.engine.plain import greedy
 from dpc.errors import UserError
 from dpc.files import write_json
-from dpc.methods import build_method
+from dpc.methods import build_method, get_method
 from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention
-from dpc.methods.base import Setup
+from dpc.methods.method import Setup
 from dpc.model.lm import FrozenLM, load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import (
     ACT,
-    SearchProgress,
     answer_calibrated,
     heads_to_try,
     keeps_answers,
     load_act,
     search_heads,
 )
-from dpc.run.stages import Data
+from dpc.run.data import Data
+from dpc.run.reporter import SILENT, Progress, Reporter, Silent
 from dpc.settings import ActSettings, DecodingSettings, Settings
 from dpc.tasks import Task
 from dpc.types import Example, Score
-from tests.paths import PACKAGE
 from tests.tiny_models import tiny_lm
+from tests.tiny_rows import write_zoo_rows
 
 NEW_TOKENS = 6
 SETTINGS = Settings(
@@ -70,12 +70,18 @@ def prompt(lm: FrozenLM) -> SoftPrompt:
 
 @pytest.fixture(scope="module")
 def found(lm: FrozenLM, prompt: SoftPrompt, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return search_heads(lm, prompt, DATA, SETTINGS, RunDirectory(tmp_path_factory.mktemp("search")))
+    return search(lm, prompt, tmp_path_factory.mktemp("search"))
+
+
+def search(
+    lm: FrozenLM, prompt: SoftPrompt, folder: Path, settings: Settings = SETTINGS, report: Reporter = SILENT
+) -> dict[str, Any]:
+    return search_heads(lm, prompt, folder, DATA, settings, RunDirectory(folder), report)
 
 
 def right(lm: FrozenLM, prompt: SoftPrompt, heads: Sequence[Head]) -> list[bool]:
     """Which rows the method answers right with ``heads``."""
-    method = build_method("act", Setup(prompt, act_heads=tuple(heads), act=SETTINGS.act))
+    method = build_method(get_method("act"), Setup(prompt, act_heads=tuple(heads), act=SETTINGS.act))
     rows = EXAMPLES[: SETTINGS.act.rows]
     answers = dict(method.answer(Decoder(lm), [lm.encode(e.question) for e in rows], NEW_TOKENS))
     return [score(example, answers[i].final.text).correct for i, example in enumerate(rows)]
@@ -124,12 +130,15 @@ def test_checking_an_answer_in_one_pass_finds_what_decoding_finds(architecture: 
 def test_an_interrupted_search_goes_on_where_it_stopped(
     lm: FrozenLM, prompt: SoftPrompt, found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(progress: SearchProgress) -> None:
-        if progress.done == 3:
-            raise KeyboardInterrupt
+    class Stop(Silent):
+        def progress(self, progress: Progress) -> None:
+            assert (progress.stage, progress.total) == ("act", 4)
+            if progress.done == 3:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search_heads(lm, prompt, DATA, SETTINGS, RunDirectory(tmp_path), stop)
+        search(lm, prompt, tmp_path, report=Stop())
+    assert not (tmp_path / ACT).exists()
     tried: list[Any] = []
 
     def count(*arguments: Any) -> Any:
@@ -137,17 +146,16 @@ def test_an_interrupted_search_goes_on_where_it_stopped(
         return answer_calibrated(*arguments)
 
     monkeypatch.setattr("dpc.run.act_search.answer_calibrated", count)
-    again = search_heads(lm, prompt, DATA, SETTINGS, RunDirectory(tmp_path))
+    again = search(lm, prompt, tmp_path)
     assert tried[0] == ((1, 3),)
     assert len(tried) == 2
     assert again == found
 
 
 def test_a_search_from_other_settings_begins_anew(lm: FrozenLM, prompt: SoftPrompt, tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    search_heads(lm, prompt, DATA, SETTINGS, run)
+    search(lm, prompt, tmp_path)
     gentle = SETTINGS.model_copy(update={"act": SETTINGS.act.model_copy(update={"alpha": 1e6})})
-    found = search_heads(lm, prompt, DATA, gentle, run)
+    found = search(lm, prompt, tmp_path, gentle)
     assert {t["accuracy"] for t in found["tried"]} == {found["uncalibrated"]}
     assert found["heads"] == []
 
@@ -175,7 +183,7 @@ def test_what_was_searched_for_something_else_is_refused(
     lm: FrozenLM, prompt: SoftPrompt, found: dict[str, Any], tmp_path: Path
 ) -> None:
     assert load_act(tmp_path, lm, prompt, "toy", SETTINGS) is None
-    write_json(tmp_path / ACT, found)
+    assert search(lm, prompt, tmp_path) == found
     assert load_act(tmp_path, lm, prompt, "toy", SETTINGS) == found
     with pytest.raises(UserError, match="another task;"):
         load_act(tmp_path, lm, prompt, "other", SETTINGS)
@@ -196,10 +204,7 @@ def test_what_was_searched_for_something_else_is_refused(
 def test_whole_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zoo, folder = load_lm("zoo"), tmp_path / "prompt"
     save_adapter(init_prompt(zoo, 4, "sample-vocab", 0), zoo, folder, {})
-    source = PACKAGE / "zoo" / "data"
-    for split, count in {"dev": 6, "test": 5}.items():
-        lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()[:count]
-        (tmp_path / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
+    write_zoo_rows(tmp_path, dev=6, test=5)
     asked = ["--prompt", str(folder), "--data", str(tmp_path), "--set", "decoding.max_new_tokens=12"]
     search = ["calibrate", "--method", "act", *asked, "--set", "act.rows=4", "--set", "act.max_heads=2"]
     evaluate = ["eval", *asked, "--methods", "prompt_tuning,act", "--set", "act.rows=4", "--set", "act.max_heads=2"]

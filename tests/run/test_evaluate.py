@@ -10,31 +10,24 @@ import torch
 
 from dpc.engine import Decoder
 from dpc.errors import UserError
-from dpc.flow.trigger import ALWAYS
-from dpc.methods.base import Setup
+from dpc.flow.thresholds import ALWAYS
+from dpc.methods import get_method
+from dpc.methods.method import Setup
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.records.directory import RecordFile, RunDirectory
-from dpc.records.results import summarize
-from dpc.run.evaluate import Progress, evaluate
+from dpc.records.results import CostSum
+from dpc.records.summary import summarize
+from dpc.run.evaluate import evaluate_method
+from dpc.run.reporter import Progress, Silent
 from dpc.settings import DecodingSettings
-from dpc.tasks import Task
-from dpc.types import Answer, Cost, Decision, Example, Generation, Record, Score
-from tests.evidence import about
+from dpc.types import Answer, Cost, Decision, Evidence, Example, Generation, Record, Score
+from tests.evidence import About
 from tests.tiny_models import tiny_lm
+from tests.tiny_rows import toy_examples, toy_task
 
-EXAMPLES = [Example(f"toy/{i}", "ab" * (i % 5 + 1), "x", "x") for i in range(10)]
+EXAMPLES = toy_examples()
 DECODING = DecodingSettings(batch_size=3, max_new_tokens=8)
-
-
-def toy_task() -> Task:
-    """Right where the answer holds a letter of the first half of the alphabet: about as often right as wrong."""
-
-    def score(example: Example, text: str) -> Score:
-        right = any("a" <= c <= "m" for c in text)
-        return Score(right, text[:1], "match" if right else "mismatch")
-
-    return Task("toy", "none", 8, lambda split, source: EXAMPLES, lambda e: e.question, lambda e: " x", score)
 
 
 @pytest.fixture(autouse=True)
@@ -59,17 +52,31 @@ def without_neighbours(records: list[Record]) -> list[Record]:
     for record in records:
         answer = replace(record.answer, cost=Cost(0, 0, 0, 0.0))
         if answer.decision is not None:
-            answer = replace(answer, decision=replace(answer.decision, evidence=about(answer.decision.evidence, 1e-4)))
+            answer = replace(answer, decision=replace(answer.decision, evidence=Evidence()))
         alike.append(replace(record, answer=answer))
     return alike
 
 
-def run(lm: FrozenLM, setup: Setup, file: RecordFile, stop_after: int | None = None) -> list[Record]:
-    def watch(progress: Progress) -> None:
-        if stop_after is not None and progress.done >= stop_after:
+def evidence(records: list[Record]) -> list[Evidence | None]:
+    return [None if r.answer.decision is None else r.answer.decision.evidence for r in records]
+
+
+class Watch(Silent):
+    """Keeps what is reported; Ctrl-C once ``stop_after`` rows are done."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.seen: list[Progress] = []
+        self._stop_after = stop_after
+
+    def progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
+        if self._stop_after is not None and progress.done >= self._stop_after:
             raise KeyboardInterrupt
 
-    return evaluate(Decoder(lm, DECODING), toy_task(), EXAMPLES, "dpc", setup, file, watch)
+
+def run(lm: FrozenLM, setup: Setup, file: RecordFile, watch: Watch | None = None) -> list[Record]:
+    dpc = get_method("dpc")
+    return evaluate_method(Decoder(lm, DECODING), toy_task(), EXAMPLES, dpc, setup, file, watch or Watch())
 
 
 def test_a_killed_evaluation_goes_on_and_equals_one_that_ran_through(
@@ -78,20 +85,31 @@ def test_a_killed_evaluation_goes_on_and_equals_one_that_ran_through(
     whole = run(lm, setup, RecordFile(tmp_path / "whole.jsonl"))
     killed = RecordFile(tmp_path / "killed.jsonl")
     with pytest.raises(KeyboardInterrupt):
-        run(lm, setup, killed, stop_after=4)
+        run(lm, setup, killed, Watch(stop_after=4))
     kept = killed.read()
     assert 0 < len(kept) < len(EXAMPLES)
     with killed.path.open("ab") as file:
         file.write(b'{"example_id":"toy/9","meth')
     again = run(lm, setup, killed)
-    assert [replace(r, answer=replace(r.answer, cost=Cost(0, 0, 0, 0.0))) for r in again] == without_neighbours(whole)
+    assert without_neighbours(again) == without_neighbours(whole)
+    assert evidence(again) == [found and About(found, 1e-4) for found in evidence(whole)]
     assert killed.read()[: len(kept)] == kept
     assert len(killed.read()) == len(EXAMPLES)
 
 
+def test_every_step_is_reported_with_the_share_that_is_right(lm: FrozenLM, setup: Setup, tmp_path: Path) -> None:
+    watch, file = Watch(), RecordFile(tmp_path / "records.jsonl")
+    made = run(lm, setup, file, watch)
+    assert {(step.stage, step.total) for step in watch.seen} == {("dpc", 10)}
+    assert [step.done for step in watch.seen] == list(range(1, 11))
+    right = [record.score_final.correct for record in file.read()]
+    assert [step.note for step in watch.seen] == [f"{sum(right[:n]) / n:.1%} right" for n in range(1, 11)]
+    assert {record.method for record in made} == {"dpc"}
+
+
 def test_records_survive_the_round_trip(lm: FrozenLM, setup: Setup, tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "records.jsonl")
-    made = evaluate(Decoder(lm, DECODING), toy_task(), EXAMPLES, "dpc", replace(setup, tau=ALWAYS), file)
+    made = run(lm, replace(setup, tau=ALWAYS), file)
     assert sorted(file.read(), key=lambda r: r.example_id) == sorted(made, key=lambda r: r.example_id)
     assert any(record.answer.second is not None for record in made)
 
@@ -141,7 +159,7 @@ def test_a_question_longer_than_the_context_is_named_before_anything_is_computed
     rows = [*EXAMPLES, Example("toy/long", "z" * 600, "x")]
     file = RecordFile(tmp_path / "records.jsonl")
     with pytest.raises(UserError, match="toy/long"):
-        evaluate(Decoder(lm, DECODING), toy_task(), rows, "dpc", setup, file)
+        evaluate_method(Decoder(lm, DECODING), toy_task(), rows, get_method("dpc"), setup, file)
     assert not file.path.exists()
 
 
@@ -180,9 +198,11 @@ def test_what_nothing_needed_yet_may_be_filled_and_then_stays(tmp_path: Path) ->
 def made_up(name: str, first: bool, final: bool, ratio: float = 0.5, tau: float = 0.4) -> Record:
     generation = Generation((1, 2, 3, 4), "text", "eos")
     score = {True: Score(True, "1", "match"), False: Score(False, "2", "mismatch")}
-    decision = Decision(ratio > tau, ratio, tau, 0, {})
+    decision = Decision(ratio > tau, ratio, tau, 0)
     second = generation if ratio > tau else None
-    return Record(name, "dpc", Answer(generation, decision, second, Cost(9, 1, 8, 0.5)), score[first], score[final])
+    return Record(
+        name, "dpc", Answer(generation, decision, second, Cost(9, 1, 8, 0.5, 20.0, 2.5)), score[first], score[final]
+    )
 
 
 def test_the_summary_counts_what_the_records_say() -> None:
@@ -196,15 +216,24 @@ def test_the_summary_counts_what_the_records_say() -> None:
         made_up("5", True, True, ratio=0.3),
     ]
     summary = summarize({"prompt_tuning": before, "dpc": after})["dpc"]
-    assert (summary["correct"], summary["n"]) == (4, 6)
-    versus = summary["versus_prompt_tuning"]
-    assert (versus["fixed"], versus["broken"]) == (2, 1)
-    assert versus["difference"] == pytest.approx(1 / 6)
-    assert versus["p"] == pytest.approx(1.0)
-    trigger = summary["trigger"]
-    assert (trigger["rate"], trigger["precision"], trigger["recall"]) == pytest.approx((3 / 6, 2 / 3, 2 / 3))
-    assert trigger["auc"] == pytest.approx(5 / 9)
-    assert summary["cost"] == {"seconds": 3.0, "forward_passes": 54, "backward_passes": 6, "generated_tokens": 48}
+    assert (summary.correct, summary.n) == (4, 6)
+    versus = summary.versus_prompt_tuning
+    assert versus is not None
+    assert (versus.fixed, versus.broken) == (2, 1)
+    assert versus.difference == pytest.approx(1 / 6)
+    assert versus.p == pytest.approx(1.0)
+    trigger = summary.trigger
+    assert trigger is not None
+    assert (trigger.rate, trigger.precision, trigger.recall) == pytest.approx((3 / 6, 2 / 3, 2 / 3))
+    assert trigger.auc == pytest.approx(5 / 9)
+    assert summary.cost == CostSum(
+        seconds=3.0,
+        forward_passes=54,
+        backward_passes=6,
+        generated_tokens=48,
+        forward_tokens=120.0,
+        backward_tokens=15.0,
+    )
 
 
 def test_methods_on_different_instances_are_not_compared() -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from dpc.cli import run_command
 from dpc.errors import UserError
+from dpc.run.data import init_text
 from dpc.run.preflight import prepare
 from dpc.run.recipes import Recipe, draft_recipe, shipped_recipes
 from dpc.tasks import TASKS
@@ -95,13 +96,13 @@ def test_a_recipe_survives_the_way_through_yaml(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "metods: [dpc]": "metods: extra inputs are not permitted, got ['dpc']; did you mean methods?",
+    "metods: [dpc]": "metods: there is no such setting; did you mean methods?",
     "methods: [dpc, dcp]": "no such method",
     "task: gsm9k": "unknown task 'gsm9k'",
     "dtype: float33": "dtype: ",
     "limit: 0": "limit: ",
     "seeds: many": "seeds: ",
-    "settings: {tuning: {lenght: 9}}": "tuning.lenght: extra inputs are not permitted, got 9; did you mean length?",
+    "settings: {tuning: {lenght: 9}}": "tuning.lenght: there is no such setting; did you mean length?",
     "settings: {method: {shallow_start: 0.9}}": "shallow_start 0.9 is above shallow_stop",
     "settings: {metod: {}}": "did you mean method?",
     "settings: 3": "settings: ",
@@ -169,8 +170,6 @@ def test_the_bare_model_needs_test_rows_alone(model: Path, tmp_path: Path) -> No
 def test_the_example_to_start_from_is_found_by_the_beginning_of_its_question(
     model: Path, rows: Path, tmp_path: Path
 ) -> None:
-    from dpc.run.stages import init_text
-
     options = {"model": str(model), "task": "gsm8k", "data": str(rows)}
     prepared = prepare(draft_recipe("mistral-7b-gsm8k", options, []), tmp_path)
     text = init_text(prepared.splits["train"], prepared.splits["dev"], prepared.recipe.settings)

@@ -1,4 +1,4 @@
-"""dpc score: texts that somebody else generated are matched with their rows, graded, and counted, without a model."""
+"""dpc score: texts that were generated elsewhere are matched with their rows, graded, and counted, without a model."""
 
 from __future__ import annotations
 
@@ -55,6 +55,18 @@ FORMS = {
     "the order of the rows": [{"text": text} for text in TEXTS],
     "samples of lm-evaluation-harness": samples(["none"]),
     "samples with two filters": samples(["strict-match", "flexible-extract"]),
+    "samples whose numbers restart, with the problem": [
+        {
+            "doc_id": n % 2,
+            "doc": {"question": f" Question  {n}?", "answer": "?"},
+            "resps": [[TEXTS[n]]],
+            "filter": "none",
+        }
+        for n in (3, 0, 1, 4, 2)
+    ],
+    "samples without numbers": [
+        {"doc": {"query": f"Question {n}?"}, "resps": [[text]]} for n, text in enumerate(TEXTS)
+    ],
     "filtered answers alone": [{"doc_id": n, "filtered_resps": [text]} for n, text in enumerate(TEXTS)],
     "samples that name the row": [
         {"doc_id": 4 - n, "doc": {"id": f"gsm8k/test/{n}"}, "resps": [[text]]} for n, text in enumerate(TEXTS)
@@ -116,6 +128,97 @@ def test_rows_are_in_the_order_of_their_file_however_a_task_loads_them(
     assert json.loads(capsys.readouterr().out)["correct"] == 30
 
 
+def choice_rows(path: Path) -> Path:
+    """Two questions of one wording, one inside of a longer text of the harness, and one with an id of its own."""
+    stems = [
+        "Which is a compound?",
+        "Which is a compound?",
+        "How do bees find the way to their hive?",
+        "Why is ice cold?",
+    ]
+    rows = [
+        {
+            "id": f"X_{n}",
+            "question": {"stem": stem, "choices": [{"text": f"{n} {label}", "label": label} for label in "AB"]},
+            "answerKey": "AB"[n % 2],
+        }
+        for n, stem in enumerate(stems)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_samples_of_multiple_choice_are_matched_by_id_options_or_the_problem_in_a_longer_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = choice_rows(tmp_path / "test.jsonl")
+    documents: list[dict[str, Any]] = [
+        {"question": "Which is a compound?", "choices": {"text": ["1 A", "1 B"]}},
+        {"question": "Which is a compound?", "choices": {"text": ["0 A", "0 B"]}},
+        {"query": "Q: How do bees find the way to their hive? Answer Choices: (A) 2 A (B) 2 B\nA:", "gold": [0]},
+        {"id": "X_3", "question": "Why is ice cold? "},
+    ]
+    texts = ["The answer is (B).", "The answer is (A).", "The answer is (A).", "The answer is (B)."]
+    lines = [{"doc_id": 0, "doc": doc, "resps": [[text]]} for doc, text in zip(documents, texts, strict=True)]
+    path = predictions(rows, lines)
+    command = ["score", "--task", "arc_challenge", "--data", str(rows), "--predictions", str(path), "--json"]
+    assert run_command(command) == 0
+    assert json.loads(capsys.readouterr().out)["correct"] == 4
+
+
+def test_samples_of_every_subject_are_matched_by_the_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Minerva's tasks count their documents from 0 in every subject; MATH has one file of all of them."""
+    rows = [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(20)]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [
+        {"doc_id": n // 4, "doc": row, "resps": [[rf"It is $\boxed{{{row['answer']}}}$."]], "filter": "none"}
+        for n, row in enumerate(rows)
+    ]
+    command = ["score", "--task", "math", "--data", str(path), "--predictions", str(predictions(path, lines)), "--json"]
+    assert run_command(command) == 0
+    assert json.loads(capsys.readouterr().out)["correct"] == 20
+
+
+SURROGATES = ["#### 18 \ud800", "\udfff", "#### \ud83d", "\ud800 #### 540", " "]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_halves_of_surrogate_pairs_are_graded_and_escaped(
+    rows: Path, options: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"text": text} for text in SURROGATES]
+    output = rows.with_name("grades.jsonl")
+    assert score(rows, lines, *options, "--output", str(output)) == 0
+    assert capfd.readouterr().err == ""
+    grades = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert [grade["correct"] for grade in grades] == [True, False, False, True, False]
+
+
+def test_an_extracted_answer_that_utf8_cannot_encode_is_escaped(tmp_path: Path) -> None:
+    rows = tmp_path / "test.jsonl"
+    rows.write_text(json.dumps({"problem": "?", "answer": "3"}) + "\n")
+    path, output = predictions(rows, [{"text": "$\\boxed{\ud800 3}$"}]), tmp_path / "grades.jsonl"
+    command = ["score", "--task", "math", "--data", str(rows), "--predictions", str(path), "--output", str(output)]
+    assert run_command(command) == 0
+    assert rb"\ud800 3" in output.read_bytes()
+    assert json.loads(output.read_bytes())["extracted"] == "\ud800 3"
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "test.jsonl"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_grades_never_replace_an_input(rows: Path, name: str, folder: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    path = predictions(rows, FORMS["the order of the rows"])
+    before = rows.with_name(name).read_bytes()
+    data, output = rows.parent if folder else rows, rows.with_name(name)
+    command = ["score", "--task", "gsm8k", "--data", str(data), "--predictions", str(path), "--output", str(output)]
+    assert run_command(command) == 2
+    assert "is an input of this command, which would be lost" in capsys.readouterr().err
+    assert rows.with_name(name).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -139,6 +242,15 @@ def test_rows_are_in_the_order_of_their_file_however_a_task_loads_them(
         ([{"doc_id": 0, "resps": [[-1.5, False]]}], ":1: 'resps' must hold one string"),
         ([{"doc_id": 0, "filtered_resps": []}], ":1: 'filtered_resps' must hold one string"),
         ([{"doc_id": "0", "resps": [[""]]}], ":1: 'doc_id' must be the number of a row, counted from 0"),
+        ([{"doc": {}, "resps": [[""]]}], ":1: 'doc_id' must be the number of a row, counted from 0"),
+        (
+            [{"doc_id": 0, "doc": {"question": "Another one?"}, "resps": [[""]]}],
+            ":1: belongs to no row: none asks 'Another one?'; pass samples of this task and split, or lines with",
+        ),
+        (
+            [{"doc_id": n, "doc": {"question": "Question 3?"}, "resps": [[str(n)]]} for n in (3, 0)],
+            ":2: answers 'gsm8k/test/3' again, after ",
+        ),
         ([], ": the file is empty"),
     ],
 )

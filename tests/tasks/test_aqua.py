@@ -254,12 +254,17 @@ def test_flans_rows_are_read_or_named(tmp_path: Path, line: str, expected: str |
 
 
 def test_train_leaves_out_what_dev_and_test_ask(tmp_path: Path) -> None:
-    write(tmp_path / "train.json", [row(question=f"{n} cm^2?") for n in range(5)])
-    write(tmp_path / "validation.jsonl", [row(question=" 1  CM2 ?", options=["A)1", "B)2"], correct="A")])
-    write(tmp_path / "test.jsonl", [row(question="3 cm^2?")])
+    near = "A train runs 60 miles an hour. How many minutes does it need for 12 miles{}?"
+    asked = ["How wide is it?", "Is it 16 cm^2?", "Who sold it?", "How many sheep?", "When did they go?"]
+    write(tmp_path / "train.json", [row(question=question) for question in [*asked, near.format(" of track")]])
+    write(tmp_path / "validation.jsonl", [row(question=" is it 16  CM2 ?", options=["A)1", "B)2"], correct="A")])
+    write(tmp_path / "test.jsonl", [row(question="How many sheep?"), row(question=near.format(""))])
     ids = [example.id for example in TASK.load("train", str(tmp_path))]
     assert ids == ["aqua/train/0", "aqua/train/2", "aqua/train/4"]
-    assert [len(TASK.load(split, str(tmp_path))) for split in ("dev", "test")] == [1, 1]
+    assert [len(TASK.load(split, str(tmp_path))) for split in ("dev", "test")] == [1, 2]
+    assert TASK.left_out is not None
+    named = {found.row: found.other for found in TASK.left_out("train", str(tmp_path))}
+    assert named == {"aqua/train/1": "aqua/dev/0", "aqua/train/3": "aqua/test/0", "aqua/train/5": "aqua/test/1"}
 
 
 def test_a_folder_without_the_files_names_them(tmp_path: Path) -> None:
@@ -279,12 +284,14 @@ def test_the_hub_copy_is_asked_for_its_official_splits(monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert len(TASK.load("dev")) == len(TASK.load("train")) == 2
-    assert asked == [("deepmind/aqua_rat", "raw", name) for name in ("validation", "validation", "test", "train")]
+    assert asked == [
+        ("deepmind/aqua_rat", "raw", name) for name in ("validation", "test", "train", "validation", "test")
+    ]
 
 
 def test_every_target_of_aqua_is_right_and_no_other_letter_is(aqua: dict[str, list[Example]]) -> None:
     assert {split: len(examples) for split, examples in aqua.items()} == {
-        "train": 2724,
+        "train": 2719,
         "dev": 254,
         "test": 254,
         "all train": 2728,
@@ -366,7 +373,7 @@ def test_flans_odd_rows(aqua: dict[str, list[Example]]) -> None:
     assert everything[30].choices[0] == "A and B"
     assert "\n(A) (2x + 3y)2\n" in everything[30].question
     left_out = {example.id for example in everything} - {example.id for example in aqua["train"]}
-    assert left_out == {f"aqua/train/{number}" for number in (817, 1724, 1760, 2404)}
+    assert left_out == {f"aqua/train/{number}" for number in (478, 651, 817, 875, 1299, 1467, 1724, 1760, 2404)}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.paths import SHARED_DATA
 
 DATA = SHARED_DATA
 COUNTS = {"train": 1119, "dev": 299, "test": 1172}
+LEFT_OUT = {"train": 4, "dev": 1, "test": 0}
 FILES = {"train": "train", "dev": "validation", "test": "test"}
 
 DIGITS = {"train": (23, (16, 128, 226)), "dev": (4, (89, 97, 156, 234)), "test": (22, (44, 128, 135, 385))}
@@ -26,6 +27,9 @@ NOT_FOUR = {
     "dev": {35: 3, 56: 3, 241: 3, 210: 5},
     "test": {121: 3, 385: 3, 400: 3, 1042: 3, 836: 5, 868: 5, 1037: 5},
 }
+
+
+QUESTIONS = {"train": "Why is ice cold?", "validation": "How far away is Mars?", "test": "What do bees eat?"}
 
 
 def row(labels: str = "ABCD", key: str = "B", **changes: object) -> dict[str, object]:
@@ -58,7 +62,7 @@ def worldtree(folder: Path, explanations: dict[str, str]) -> Path:
 def arc() -> dict[str, list[Example]]:
     if not (DATA / "arc_challenge").is_dir():
         pytest.skip("the ARC files are not beside this repository (shared/data/arc_challenge)")
-    return {split: TASK.load(split, str(DATA / "arc_challenge")) for split in COUNTS}
+    return {split: TASK.load(split, str(DATA / "arc_challenge" / f"{FILES[split]}.jsonl")) for split in COUNTS}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,8 @@ def explained(arc: dict[str, list[Example]]) -> dict[str, list[Example]]:
     if not (DATA / "worldtree").is_dir():
         pytest.skip("the WorldTree files are not beside this repository (shared/data/worldtree)")
     settings = TaskSettings(arc_rationale="worldtree", worldtree=str(DATA / "worldtree"))
-    return {split: TASK.load(split, str(DATA / "arc_challenge"), settings) for split in COUNTS}
+    folder = DATA / "arc_challenge"
+    return {split: TASK.load(split, str(folder / f"{FILES[split]}.jsonl"), settings) for split in COUNTS}
 
 
 @pytest.mark.parametrize("made", [row(), flat(), row("1234", "2"), flat("1234", "2")])
@@ -123,17 +128,20 @@ def test_the_hub_copy_is_asked_for_its_config(monkeypatch: pytest.MonkeyPatch, t
 
     def load_dataset(path: str, name: str, split: str) -> list[dict[str, object]]:
         asked.append((path, name, split))
-        return [flat()]
+        return [flat() | {"question": QUESTIONS[split]}]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert [len(TASK.load(split)) for split in COUNTS] == [1, 1, 1]
-    assert asked == [("allenai/ai2_arc", "ARC-Challenge", name) for name in ("train", "validation", "test")]
+    # A split is compared with those after it.
+    names = ("train", "validation", "test", "validation", "test", "test")
+    assert asked == [("allenai/ai2_arc", "ARC-Challenge", name) for name in names]
 
 
 def test_explanations_are_joined_where_they_exist_and_test_stays_whole(tmp_path: Path) -> None:
-    rows = [row(id="X_1"), row(id="X_2"), row(id="X_3")]
-    for name in ("train", "validation", "test"):
+    for name, stem in QUESTIONS.items():
+        choices = [{"text": f"{stem} {label}", "label": label} for label in "ABCD"]
+        rows = [row(id=f"X_{n}", question={"stem": f"{stem} {n}", "choices": choices}) for n in (1, 2, 3)]
         write(tmp_path / f"{name}.jsonl", rows)
     folder = worldtree(tmp_path / "release", {"X_1": "u1|CENTRAL u2|ROLE", "X_2": "", "Y": "u1|CENTRAL"})
     settings = TaskSettings(arc_rationale="worldtree", worldtree=str(folder))
@@ -175,6 +183,42 @@ def test_every_target_of_arc_is_right_and_no_other_letter_is(
         body = target.removesuffix(answer_sentence(example.answer))
         for letter in LETTERS.replace(example.answer, ""):
             assert TASK.score(example, body + answer_sentence(letter)).reason == "mismatch"
+
+
+def test_near_duplicates_of_a_later_split_are_left_out_of_a_folder_and_not_of_a_file(
+    tmp_path: Path, arc: dict[str, list[Example]]
+) -> None:
+    folder = str(DATA / "arc_challenge")
+    assert TASK.left_out is not None
+    for split, count in LEFT_OUT.items():
+        named = TASK.left_out(split, folder)
+        assert len(named) == count
+        kept = [example for example in arc[split] if example.id not in {found.row for found in named}]
+        assert TASK.load(split, folder) == kept
+    choices = [
+        {"text": text, "label": label} for label, text in zip("ABCD", ("air", "light", "soil", "rain"), strict=True)
+    ]
+    question = {"stem": "Green plants get the energy they need from", "choices": choices}
+    write(tmp_path / "train.jsonl", [row(id="X_1", question=question), row(id="X_2")])
+    write(tmp_path / "test.jsonl", [row(id="Y_1", question=question | {"choices": turned(choices)})])
+    assert [example.id for example in TASK.load("train", str(tmp_path))] == ["arc_challenge/train/X_2"]
+    assert TASK.left_out("train", str(tmp_path)) == [("arc_challenge/train/X_1", "arc_challenge/test/Y_1", 1.0)]
+    assert len(TASK.load("train", str(tmp_path / "train.jsonl"))) == 2
+    assert TASK.left_out("train", str(tmp_path / "train.jsonl")) == []
+
+
+def turned(choices: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same options in another order, lettered again."""
+    texts = [choice["text"] for choice in choices]
+    return [{"text": text, "label": label} for label, text in zip("ABCD", texts[1:] + texts[:1], strict=True)]
+
+
+def test_two_rows_with_one_id_are_refused_with_both_lines(tmp_path: Path) -> None:
+    source = write(tmp_path / "test.jsonl", [row(id="X_1"), row(id="X_2"), row(id="X_1", key="C")])
+    for data in (source, str(tmp_path)):
+        with pytest.raises(UserError) as caught:
+            TASK.load("test", data)
+        assert str(caught.value).startswith(f"{source}:3: has the id 'arc_challenge/test/X_1', as {source}:1 has")
 
 
 def test_no_question_of_a_split_is_asked_in_another(arc: dict[str, list[Example]]) -> None:

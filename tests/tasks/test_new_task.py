@@ -106,9 +106,9 @@ def test_a_file_may_define_dataclasses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "--task {path}: no such file; expected one of zoo, gsm8k, "),
-        ("", "{path}: has no TASK; end the file with TASK = Task(...), as docs/new-task.md shows"),
-        ("TASK = 1", "{path}: has no TASK; end the file with TASK = Task(...), as docs/new-task.md shows"),
+        (None, "--task {path}: no such file; expected a Python file with TASK, as docs/new-task.md shows"),
+        ("", "{path}: has no TASK; end the file with TASK = ..., as docs/new-task.md shows"),
+        ("TASK = 1", "{path}: its TASK is no Task; end the file with TASK = Task(...), as docs/new-task.md shows"),
         ("x = 1\nTASK =\n", "{path}:2: does not run (SyntaxError: "),
         ("x = 1\n\n1 / 0\n", "{path}:3: does not run (ZeroDivisionError: division by zero); mend the file"),
         ("import nowhere_at_all", "{path}:1: does not run (ModuleNotFoundError: No module named 'nowhere_at_all')"),

@@ -154,6 +154,20 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes, expecte
     assert expected in str(caught.value)
 
 
+def test_two_rows_with_one_id_are_refused_with_both_places(tmp_path: Path) -> None:
+    rows = [logic_lm(), logic_lm(id="ProntoQA_2"), logic_lm()]
+    source = file_of(tmp_path / "rows.json", rows)
+    with pytest.raises(UserError) as caught:
+        TASK.load("test", source)
+    expected = f"{source} row 2: has the id 'prontoqa/test/ProntoQA_1', as {source} row 0 has"
+    assert str(caught.value).startswith(expected)
+    path = tmp_path / "generated.json"
+    part = json.dumps({"test_example": generated()})
+    path.write_text(f'{{"example1": {part}, "example2": {part}, "example1": {part}}}')
+    with pytest.raises(UserError, match="entries 1 and 3 of one object are both named 'example1'"):
+        TASK.load("test", str(path))
+
+
 def test_what_to_pass_is_said_where_there_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prontoqa has no source of its own.* a folder with 345hop_random_true\.json"):
         TASK.load("test")

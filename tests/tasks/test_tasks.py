@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dpc.errors import UserError
-from dpc.tasks import TASKS, data_sha256, get_task
+from dpc.tasks import TASKS, Task, data_sha256, get_task
 from dpc.tasks.gsm8k import TASK
 from dpc.types import Example
 
@@ -109,3 +109,24 @@ def test_the_data_digest_covers_every_field_and_the_order() -> None:
     changes = ({"id": "b"}, {"question": "?"}, {"answer": "3"}, {"rationale": "r"}, {"choices": ("1", "3")})
     altered = [[examples[0], replace(examples[1], **change)] for change in changes]
     assert len({digest, *map(data_sha256, [*altered, examples[::-1], examples[:1]])}) == 8
+
+
+def task_of(*ids: str) -> Task:
+    rows = [Example(name, "How many?", "2") for name in ids]
+    return Task("mine", "rows", 8, lambda *_: rows, str, str, TASK.score)
+
+
+def test_no_task_loads_two_rows_with_one_id() -> None:
+    assert [example.id for example in task_of("a", "b").load("test", None)] == ["a", "b"]
+    with pytest.raises(UserError) as caught:
+        task_of("a", "b", "c", "b").load("test", "mine.jsonl")
+    message = str(caught.value)
+    assert message.startswith("mine.jsonl test row 4: has the id 'b', as mine.jsonl test row 2 has")
+    assert "\n" not in message
+    with pytest.raises(UserError, match="rows dev row 2: has the id"):
+        replace(task_of("a", "a"), name="other").load("dev", None)
+
+
+def test_tasks_made_from_templates_say_so() -> None:
+    assert [name for name in TASKS if get_task(name).templated] == ["zoo", "prontoqa"]
+    assert [name for name in TASKS if get_task(name).left_out] == ["aqua", "arc_challenge", "worldtree"]

@@ -37,15 +37,19 @@ def release(folder: Path, *rows: str, split: str = "train", header: str = HEADER
     return str(folder)
 
 
-def question(explanation: str = "u1|CENTRAL", asked: str = "Is it? (A) x (B) y", key: str = "B") -> str:
-    return f"Q_1\t{key}\tSUCCESS\t{explanation}\t{asked}"
+def question(
+    explanation: str = "u1|CENTRAL", asked: str = "Is it? (A) x (B) y", key: str = "B", name: str = "Q_1"
+) -> str:
+    return f"{name}\t{key}\tSUCCESS\t{explanation}\t{asked}"
 
 
 @pytest.fixture(scope="module")
 def worldtree() -> dict[str, list[Example]]:
+    """Every row with an explanation: a file alone is the split itself, whatever other splits ask."""
     if not (DATA / "worldtree").is_dir():
         pytest.skip("the WorldTree files are not beside this repository (shared/data/worldtree)")
-    return {split: TASK.load(split, str(DATA / "worldtree")) for split in ("train", "dev", "test")}
+    names = {split: DATA / "worldtree" / f"questions.{split}.non_mercury.tsv" for split in ("train", "dev", "test")}
+    return {split: TASK.load(split, str(path)) for split, path in names.items()}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,7 @@ def test_a_row_becomes_an_example(tmp_path: Path) -> None:
 
 
 def test_questions_without_an_explanation_are_asked_but_not_tuned_on(tmp_path: Path) -> None:
-    rows = [question(), question(""), question("u4|CENTRAL")]
+    rows = [question(name="Q_1"), question("", name="Q_2"), question("u4|CENTRAL", name="Q_3")]
     for split, count in (("train", 1), ("dev", 1), ("test", 3)):
         assert len(TASK.load(split, release(tmp_path, *rows, split=split))) == count
     with pytest.raises(UserError, match="has no rationale"):
@@ -131,12 +135,13 @@ def test_questions_without_an_explanation_are_asked_but_not_tuned_on(tmp_path: P
 
 
 def test_a_train_question_that_dev_or_test_asks_again_is_left_out(tmp_path: Path) -> None:
-    again, only = (question(asked=asked) for asked in ("Is it?  (A) x  (B) y", "Is that it? (A) x (B) y"))
-    assert len(TASK.load("train", release(tmp_path, again, only))) == 2
+    asked = {"Q_1": "Is it?  (A) x  (B) y", "Q_2": "Is that it? (A) x (B) y", "Q_3": "Is it? (A) y (B) x"}
+    again, only, turned = (question(asked=text, name=name) for name, text in asked.items())
+    assert len(TASK.load("train", release(tmp_path, again, only, turned))) == 3
     release(tmp_path, question(), split="test")
     assert [example.question for example in TASK.load("train", str(tmp_path))] == ["Is that it?\n(A) x\n(B) y"]
     # A file alone is the split itself.
-    assert len(TASK.load("train", str(tmp_path / "questions.train.tsv"))) == 2
+    assert len(TASK.load("train", str(tmp_path / "questions.train.tsv"))) == 3
 
 
 def test_the_folders_of_the_release_are_found_below_the_one_that_is_passed(tmp_path: Path) -> None:
@@ -149,7 +154,7 @@ def test_the_folders_of_the_release_are_found_below_the_one_that_is_passed(tmp_p
 
 def test_a_lone_quote_is_text_and_a_quoted_cell_is_what_it_stands_for(tmp_path: Path) -> None:
     whole = question(asked='"A ""green"" home? (A) x (B) y"')
-    lone = [question(asked='"Green" is? (A) x (B) y"'), question(asked='"Who? (A) x (B) y')]
+    lone = [question(asked='"Green" is? (A) x (B) y"', name="Q_2"), question(asked='"Who? (A) x (B) y', name="Q_3")]
     examples = TASK.load("train", release(tmp_path, whole, *lone))
     stems = [example.question.partition("\n")[0] for example in examples]
     assert stems == ['A "green" home?', '"Green" is?', '"Who?']
@@ -173,6 +178,17 @@ def test_a_malformed_row_is_named_with_its_line(tmp_path: Path, row: str, expect
     assert str(caught.value).startswith(f"{source}/questions.train.tsv{expected}")
 
 
+def test_two_rows_with_one_id_are_refused_with_both_lines(tmp_path: Path) -> None:
+    source = release(tmp_path, question(), question(asked="Why? (A) x (B) y", name="Q_2"), question())
+    path = f"{source}/questions.train.tsv"
+    with pytest.raises(UserError) as caught:
+        TASK.load("train", source)
+    assert str(caught.value).startswith(f"{path}:4: has the id 'worldtree/train/Q_1', as {path}:2 has")
+    with pytest.raises(UserError) as caught:
+        read_explanations(tmp_path, "train")
+    assert str(caught.value) == f"{path}:4: explains 'Q_1' again, after line 2; keep one of them"
+
+
 def test_what_is_no_release_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"worldtree: is not on the hub.*pass as data the folder of the release"):
         TASK.load("train")
@@ -193,7 +209,7 @@ def test_what_is_no_release_is_named(tmp_path: Path) -> None:
 
 
 def test_every_target_of_worldtree_is_right_and_no_other_letter_is(worldtree: dict[str, list[Example]]) -> None:
-    assert {split: len(rows) for split, rows in worldtree.items()} == {"train": 963, "dev": 210, "test": 526}
+    assert {split: len(rows) for split, rows in worldtree.items()} == {"train": 965, "dev": 210, "test": 526}
     for example in (example for examples in worldtree.values() for example in examples):
         target = TASK.target(example)
         assert TASK.score(example, target).reason == "match"

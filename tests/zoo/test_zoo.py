@@ -18,12 +18,13 @@ from dpc.tasks import get_task
 from dpc.zoo.build import Recipe, make_batch, train_tokenizer
 from dpc.zoo.corpus import BENCHMARK, BENCHMARK_ROWS, WEEK_SHARE, belongs_to, benchmark_rows, training_documents
 from dpc.zoo.muon import orthogonalize
-from dpc.zoo.problems import MONTHS, ORDERS, Difficulty, House, sample_problem, solve, tell
+from dpc.zoo.problems import MONTHS, ORDERS, RARE, Difficulty, House, sample_problem, solve, tell
 from dpc.zoo.train import train
 
 SMALL = Recipe(
     layers=1, width=16, heads=2, intermediate=32, vocabulary=400, total_tokens=60_000, batch_tokens=8000, warmup_steps=2
 )
+RARE_PHRASES = [phrase for phrases in RARE.values() for phrase in phrases]
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,45 @@ def test_difficulty_means_what_it_says(seed: int, steps: int, distractors: int, 
     assert question.startswith("How many") == (order == "question_first")
     assert 0 < answer <= 50
     assert max(numbers(question)) <= 50
+
+
+@pytest.mark.parametrize(
+    "difficulty",
+    [
+        Difficulty(steps=(4, 4), orders=("question_first",), largest=30),
+        Difficulty(steps=(6, 6), distractors=(3, 3), rare=1.0),
+        Difficulty(steps=(3, 4), distractors=(1, 1), orders=("shuffled",), largest=200, rare=0.0),
+    ],
+)
+def test_a_benchmark_has_the_difficulty_that_is_asked_for(difficulty: Difficulty) -> None:
+    made = list(benchmark_rows("train", 12, seed=3, difficulty=difficulty))
+    assert len({row["question"] for row in made}) == 12
+    phrases = [re.escape(text).replace(r"\{n\}", "[0-9]+").replace(r"\{items\}", "[a-z]+") for text in RARE_PHRASES]
+    for row in made:
+        steps = len(structure(row)[0])
+        assert difficulty.steps[0] <= steps <= difficulty.steps[1]
+        assert row["question"].count(".") == steps + difficulty.distractors[0] + 1
+        assert row["question"].startswith("How many") == (difficulty.orders == ("question_first",))
+        assert max(numbers(row["question"])) <= max(difficulty.largest, 40)  # distractors reach 40
+        rare = sum(re.search(phrase, row["question"]) is not None for phrase in phrases)
+        assert (rare > 0) == (difficulty.rare > 0) or difficulty.rare == 0.15
+    largest = max(gold(row) for row in made)
+    assert largest <= difficulty.largest
+    assert made != list(benchmark_rows("train", 12, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "message"),
+    [
+        (Difficulty(steps=(1, 1)), "for the test split, and 20 are needed"),
+        (Difficulty(steps=(8, 8), largest=2), "draws gave no problem of 8 steps; allow larger numbers"),
+    ],
+)
+def test_a_difficulty_with_too_few_problems_is_refused(difficulty: Difficulty, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        list(benchmark_rows("test", 20, difficulty=difficulty))
+    with pytest.raises(UserError, match="at most 8 steps, one for each named month"):
+        Difficulty(steps=(1, 9))
 
 
 def test_only_a_week_makes_two_houses_disagree() -> None:

@@ -1,1 +1,1 @@
-"""The paper's analyses of a run as numbers: which instances, what flows in them, and what each figure shows of it."""
+"""The paper's figures of a run: which instances they show, what flows in them, drawings with data and tests."""

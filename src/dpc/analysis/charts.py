@@ -1,4 +1,4 @@
-"""What each kind of figure draws, as plain values; ``columns`` are the same values as a table, a row a drawn thing."""
+"""What each kind of figure draws, as plain values; ``columns`` gives the same values as a table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LayerCurves:
     shallow: tuple[int, ...]
 
     def columns(self) -> Columns:
-        """A row a curve and layer."""
+        """A row per curve and layer."""
         table: Columns = {name: [] for name in ("flow", "group", "instances", "layer", "mean", "low", "high")}
         for curve in self.curves:
             for layer, values in enumerate(zip(curve.mean, curve.low, curve.high, strict=True)):
@@ -50,8 +50,8 @@ class HeatMap:
     """Question and rationale rows by the columns of ``[p | q | r]``, pooled where long.
 
     values: NaN where a row comes before a column. lengths: cells of prompt, question and rationale.
-    pool: positions along each side of a cell, whose value is their largest. labels: of the columns; rows have the last
-    ones. marks: cells of columns to point at.
+    pool: positions along each side of a cell, whose value is their largest. labels: of the columns; the last ones are
+    those of the rows. marks: columns with a mark.
     """
 
     title: str
@@ -76,7 +76,7 @@ class HeatMaps:
     across: int
 
     def columns(self) -> Columns:
-        """A row a cell that can be read: not those of rows that come before their column."""
+        """A row per cell; cells whose row comes before their column are left out."""
         parts: dict[str, list[Array]] = {}
         for heat in self.maps:
             rows, columns = np.nonzero(~np.isnan(heat.values))
@@ -114,13 +114,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class CoOccurrence:
-    """Figure 4a: two shares a definition. p: of Fisher's exact test, by definition."""
+    """Figure 4a: two shares per definition. p: of Fisher's exact test, by definition; None where there is no test."""
 
     shares: tuple[Share, ...]
-    p: Mapping[str, float]
+    p: Mapping[str, float | None]
 
     def columns(self) -> Columns:
-        """A row a share."""
+        """A row per share."""
         names = ("definition", "accumulated", "instances", "changed", "share", "low", "high")
         return {name: [getattr(share, name) for share in self.shares] for name in names}
 
@@ -133,7 +133,7 @@ class Distributions:
     ids: Mapping[str, tuple[str, ...]]
 
     def columns(self) -> Columns:
-        """A row an instance."""
+        """A row per instance."""
         return {
             "group": [name for name, values in self.groups.items() for _ in values],
             "example_id": [name for names in self.ids.values() for name in names],
@@ -159,7 +159,7 @@ class Means:
     means: tuple[Mean, ...]
 
     def columns(self) -> Columns:
-        """A row a group."""
+        """A row per group."""
         names = ("group", "instances", "mean", "low", "high")
         return {name: [getattr(mean, name) for mean in self.means] for name in names}
 
@@ -176,9 +176,9 @@ def pooled_map(
     marked: Array,
     most: int,
 ) -> HeatMap:
-    """A map with at most ``most`` columns, about: a cell is the largest value of ``pool`` by ``pool`` positions.
+    """A map with about ``most`` columns at most: a cell is the largest value of ``pool`` by ``pool`` positions.
 
-    No cell reaches over the border of two groups. marked: whether each column is pointed at.
+    No cell crosses from one group to the next. marked: whether each column gets a mark.
     """
     pool = -(-len(tokens) // most)
     ends = np.cumsum([0, *lengths])

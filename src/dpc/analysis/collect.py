@@ -1,4 +1,4 @@
-"""Everything that figures are made from: instances measured in the model, or found as they were measured before."""
+"""What figures are made from: instances measured in the model, or measurements kept from before."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dpc.analysis.instances import Evaluation, Instance, Sample
 from dpc.analysis.measure import measure_flows, measure_map
 from dpc.analysis.store import InstanceFlow, InstanceMap, Store
 from dpc.errors import UserError
-from dpc.flow.measures import shallow_layers
+from dpc.flow.shallow import shallow_layers
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.tasks import Task
 
 Load = Callable[[], tuple[FrozenLM, SoftPrompt]]
-"""Loads model and prompt; called once, and only where something has to be measured."""
+"""Loads model and prompt. Called once, and only if something has to be measured."""
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Measures instances of one evaluation, or finds them measured. dtype: the type that the model computes in."""
+    """Measures instances of one evaluation, or loads kept measurements. dtype: the type that the model computes in."""
 
     evaluation: Evaluation
     task: Task
@@ -33,7 +33,7 @@ class Collector:
 
     @cached_property
     def _loaded(self) -> tuple[FrozenLM, SoftPrompt]:
-        """Raises ``UserError`` where these are not the model and prompt of the run."""
+        """Model and prompt. Raises ``UserError`` where these are not those of the run."""
         lm, prompt = self.load()
         described = self.evaluation.described
         if lm.revision != described["model"]["revision"]:
@@ -46,14 +46,15 @@ class Collector:
         return lm, prompt
 
     def made_from(self, instance: Instance) -> dict[str, Any]:
-        """What a measurement of an instance depends on."""
+        """Everything that a measurement of an instance depends on."""
         described, settings = self.evaluation.described, self.evaluation.settings
         return {
             "model": described["model"]["revision"],
             "dtype": self.dtype,
             "prompt_sha256": described["prompt_sha256"],
             "head_reduction": settings.head_reduction,
-            "shallow": [settings.shallow_start, settings.shallow_stop],
+            "shallow": [settings.shallow_start, settings.shallow_stop, settings.shallow_aggregation],
+            "row": settings.row,
             "question": self.task.prompt(instance.example),
             "rationale": list(instance.rationale),
         }
@@ -61,12 +62,12 @@ class Collector:
     def flows(
         self, instances: Sequence[Instance], progress: Callable[[int, int], None] | None = None
     ) -> list[InstanceFlow]:
-        """The flow of each instance. progress: is told how many of how many are there."""
+        """The flow of each instance. progress: called with the number of measured instances and of all."""
         known = {i.example.id: self.store.load(InstanceFlow, self.made_from(i)) for i in instances}
         found = {name: flow for name, flow in known.items() if flow is not None}
-        # Instances of like length together, so that little is padding.
+        # Instances of similar length together, which saves padding.
         left = sorted((i for i in instances if i.example.id not in found), key=lambda i: len(i.rationale))
-        size = int(self.evaluation.described["decoding"]["saliency_batch_size"])
+        size = self.evaluation.saliency_batch_size
         for start in range(0, len(left), size):
             batch = left[start : start + size]
             lm, prompt = self._loaded
@@ -113,9 +114,9 @@ def _measured(group: Sequence[Instance], flows: dict[str, InstanceFlow]) -> list
 
 
 def recorded_difference(material: Material) -> float:
-    """How far measured ``S_late`` are from those that the evaluation recorded: sum of differences over sum of values.
+    """How far measured ``S_late`` are from the recorded ones: sum of absolute differences over sum of values.
 
-    Rounding in the model's type aside they are the same; more says that questions are not written as they were.
+    They are equal up to rounding. A larger difference means that the questions are formatted in another way now.
     """
     pairs = {
         i.example.id: (i.late_flow, float(f.late_flow)) for i, f in (*material.drawn, *material.right, *material.wrong)

@@ -1,4 +1,4 @@
-"""The paper's figures from what was measured: what is drawn, what it says in a sentence, the numbers of its tests."""
+"""The paper's figures from measured instances: what is drawn, a finding in a sentence, the numbers of its tests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpc.analysis.charts import Chart, CoOccurrence, Distributions, HeatMap, HeatMaps, LayerCurves, Means, pooled_map
-from dpc.analysis.columns import attention_sinks, gathering_columns
-from dpc.analysis.instances import Instance
-from dpc.analysis.statistics import (
+from dpc.analysis.aggregates import (
     LATE_OVER_EARLY,
     MANY_LATE,
+    Dependence,
     changed_flow,
     curve,
     dependence,
@@ -24,6 +22,9 @@ from dpc.analysis.statistics import (
     peaks_within,
     typical,
 )
+from dpc.analysis.charts import Chart, CoOccurrence, Distributions, HeatMap, HeatMaps, LayerCurves, Means, pooled_map
+from dpc.analysis.instances import Instance
+from dpc.analysis.marked_columns import attention_sinks, gathering_columns
 from dpc.analysis.store import Array, InstanceFlow, InstanceMap
 from dpc.report.formats import number, p_value
 from dpc.settings import ActSettings
@@ -36,7 +37,7 @@ Depth = Literal["shallow", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What figures are made from: measured instances, and how to get the whole map of one.
+    """What figures are made from: measured instances, and a function that gives the whole map of one.
 
     drawn: of all instances. right, wrong: drawn among those alone. recorded: ``S_late`` of every judged instance in the
     records, with whether its answer is right. shallow: layers of Eq 6. k: of Eq 7.
@@ -55,7 +56,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure. finding: a sentence; caption: how it was made. numbers: of what is drawn and tested, JSON types."""
+    """One figure. finding: a sentence. caption: how it was made. numbers: what is drawn and tested, as JSON values."""
 
     title: str
     finding: str
@@ -65,11 +66,11 @@ class Figure:
 
 
 class MissingError(Exception):
-    """There are no instances of the kind that a figure shows; the message says which."""
+    """The run has no instance of a kind that a figure shows; the message names the kind."""
 
 
 def build_figure(name: str, material: Material) -> Figure:
-    """The figure ``name`` of ``FIGURES``. Raises ``MissingError`` where it would show nobody."""
+    """The figure ``name`` of ``FIGURES``. Raises ``MissingError`` where it would show no instance."""
     return FIGURES[name](material)
 
 
@@ -114,11 +115,11 @@ def _shallow_map(m: Material) -> Figure:
     share = sum(float(f.concentration) > m.k for _, f in m.drawn)
     return Figure(
         "Saliency in the shallow layers",
-        f"In {instance.example.id} soft token {token} gathers {number(times)} times the mean "
+        f"In {instance.example.id} virtual token {token} gathers {number(times)} times the mean "
         f"({'over' if times > m.k else 'not over'} k = {m.k:g}); over k in {share} of {len(m.drawn)} instances.",
         f"Eq 1, mean over {_layer_range(m.shallow)}, of the instance with the most accumulation (Eq 7) among the "
         f"{len(m.drawn)} drawn: the clearest case, not a typical one. Its answer is {_verdict(instance)}.",
-        {"example_id": instance.example.id, "correct": instance.correct, "soft_token": token, "times_mean": times},
+        {"example_id": instance.example.id, "correct": instance.correct, "virtual_token": token, "times_mean": times},
         HeatMaps((heat,), 1),
     )
 
@@ -151,8 +152,9 @@ def _co_occurrence(m: Material) -> Figure:
         name: {
             "accumulated": {"changed": d.accumulated.changed, "instances": d.accumulated.instances},
             "not_accumulated": {"changed": d.even.changed, "instances": d.even.instances},
-            "odds_ratio": _finite(d.test.odds_ratio),
-            "p": d.test.p,
+            "odds_ratio": None if d.test is None else _finite(d.test.odds_ratio),
+            "p": None if d.test is None else d.test.p,
+            "missing": d.missing or None,
         }
         for name, d in found.items()
     }
@@ -160,21 +162,21 @@ def _co_occurrence(m: Material) -> Figure:
         "Accumulation in shallow layers and changed flow in the last layer",
         f"Late flow is changed ({LATE_OVER_EARLY}) in {first.accumulated.changed} of {first.accumulated.instances} "
         f"instances with accumulation and {first.even.changed} of {first.even.instances} without; "
-        f"odds ratio {_odds(first.test.odds_ratio)}, {p_value(first.test.p)}. "
+        f"{_tested(first)}. "
         + (
             ""
             if ranks is None
             else f"Without a k: where it is changed, the largest S_acc over the mean is the higher one in "
             f"{ranks.auc:.0%} of pairs ({p_value(ranks.p)})."
         ),
-        f"Accumulation: one soft token's S_acc over k = {m.k:g} times the mean (Eq 7). Changed: the last layer's mean "
-        "saliency from the prompt over the late rationale (S_late) exceeds that over the early one; beside it two "
+        f"Accumulation: one virtual token's S_acc over k = {m.k:g} times the mean (Eq 7). Changed: the last layer's "
+        "mean saliency from the prompt over the late rationale (S_late) exceeds that over the early one; beside it two "
         f"other readings of the paper, {MANY_LATE} = {number(m.tau)}, and S_late over the median of the instances. "
         f"{len(flows)} instances, drawn at random; Wilson's 95% intervals; p of Fisher's exact test, two-sided.",
         {"k": m.k, "tau": m.tau, "definitions": numbers, "concentration_in_changed": ranks and _rank_numbers(ranks)},
         CoOccurrence(
             tuple(share for d in found.values() for share in (d.accumulated, d.even)),
-            {name: d.test.p for name, d in found.items()},
+            {name: None if d.test is None else d.test.p for name, d in found.items()},
         ),
     )
 
@@ -220,8 +222,8 @@ def _means(m: Material) -> Figure:
         f"difference {number(difference)} ({number(low)} to {number(high)}). Over all answers of the run "
         f"{number(everywhere['right'])} and {number(everywhere['wrong'])}; "
         f"difference {number(everywhere['wrong'] - everywhere['right'])} ({number(limits[0])} to {number(limits[1])}).",
-        "The means of figure 4b with 95% intervals of the bootstrap. Few instances with a large loss can make a mean "
-        "of saliency; the test that does not look at size is Mann-Whitney's, "
+        "The means of figure 4b with 95% intervals of the bootstrap. Few instances with a large loss can dominate a "
+        "mean of saliency; Mann-Whitney's test depends on ranks alone: "
         f"{p_value(test.p)}, rank-biserial correlation {test.rank_biserial:+.2f}.",
         {
             "means": {mean.group: {"mean": mean.mean, "interval": [mean.low, mean.high]} for mean in means},
@@ -253,7 +255,7 @@ def _attention_and_saliency(m: Material) -> Figure:
         "Attention beside saliency",
         f"{instance.example.id}: {'; '.join(words)}.",
         f"Attention, mean over heads, and saliency (Eq 1) of the {_verdict(instance)} answer with the median S_late. "
-        f"Marked: attention sinks, read with more than {ActSettings().alpha:g} / N on average over the later rows of "
+        f"Marked: attention sinks, with a mean attention above {ActSettings().alpha:g} / N over the later rows of "
         f"question and rationale, N being all positions; and columns of saliency. {_MARKED}",
         {"example_id": instance.example.id, "k": m.k, **numbers},
         HeatMaps(tuple(maps), 2),
@@ -296,7 +298,7 @@ def _late_flows(m: Material) -> tuple[dict[str, Array], RankTest]:
 
 
 def _recorded(m: Material) -> dict[str, Array]:
-    """``S_late`` of every judged answer of the run, as it was recorded; it costs nothing to look at all of them."""
+    """``S_late`` of every judged answer of the run, from the records."""
     sides = {"right": True, "wrong": False}
     return {name: np.array([late for late, correct in m.recorded if correct is side]) for name, side in sides.items()}
 
@@ -342,8 +344,13 @@ def _layer_range(layers: Sequence[int]) -> str:
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
 
 
-def _odds(ratio: float | None) -> str:
-    return "not defined" if ratio is None else "infinite" if math.isinf(ratio) else number(ratio)
+def _tested(found: Dependence) -> str:
+    """The test of a table of counts, or why there is none."""
+    if found.test is None:
+        return f"whether the two go together can't be tested: {found.missing}"
+    ratio = found.test.odds_ratio
+    odds = "not defined" if ratio is None else "infinite" if math.isinf(ratio) else number(ratio)
+    return f"odds ratio {odds}, {p_value(found.test.p)}"
 
 
 def _concentration_ranks(flows: Sequence[InstanceFlow], changed: Array) -> RankTest | None:

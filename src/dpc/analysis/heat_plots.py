@@ -1,4 +1,4 @@
-"""Heat maps with tokens on their axes, a pixel a cell; no token breaks a font, a line or a reader."""
+"""Heat maps with tokens on their axes; every token has a label that the font can draw."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from matplotlib.ticker import FuncFormatter
 from dpc.analysis.charts import GROUPS, HeatMap, HeatMaps
 from dpc.report.formats import power_of_ten
 
-# Values further below the largest are one colour.
+# Values further below the largest have one colour.
 DECADES = 5
 LONGEST_LABEL = 12
-# Inches a cell, and for what stands around the cells.
+# Inches per cell, and of the margins.
 _CELL, _SMALLEST, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.062, 2.6, 0.6, 0.8, 0.85, 0.6
 _LABEL_SIZE = 4.0
 _IN_POINTS: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
 _INK, _LINE = "#1a1a1a", "#2a78b8"
-# White is what no row can read. Even steps of lightness print as they look, and few of them keep files small.
+# White: columns that come after their row. Even steps of lightness; 64 of them keep the files small.
 _COLORS = LinearSegmentedColormap.from_list("greys", ["#efefef", "#000000"], N=64).with_extremes(bad="white")
 _SPACES = {"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
 def draw_heat_maps(chart: HeatMaps) -> Figure:
-    """All maps, each on a scale of its own; as large as its tokens need. Rows are named on the left of the figure."""
+    """All maps, each with its own colour scale and as large as its tokens need. Rows have labels on the left alone."""
     down = -(-len(chart.maps) // chart.across)
     inner_width = max(_SMALLEST, _CELL * max(heat.values.shape[1] for heat in chart.maps))
     inner_height = max(_SMALLEST / 2, _CELL * max(heat.values.shape[0] for heat in chart.maps))
@@ -48,12 +48,12 @@ def draw_heat_maps(chart: HeatMaps) -> Figure:
 
 
 def _draw(figure: Figure, axis: Axes, heat: HeatMap, scale: float, name_rows: bool) -> None:
-    """scale: of what is read without zooming in; a figure with more maps is shown smaller."""
+    """scale: of titles and marks; a figure with more maps is displayed smaller."""
     top = float(np.nanmax(heat.values))
     top = top if top > 0 else 1.0
     floor = top * 10.0**-DECADES
     rows, columns = heat.values.shape
-    # A zero is below every power of ten, and NaN is not there.
+    # Zero has no logarithm; NaN is masked.
     shown = np.ma.masked_invalid(np.maximum(heat.values, floor))
     image = axis.imshow(shown, cmap=_COLORS, norm=LogNorm(floor, top), interpolation="none", aspect="auto")
     axis.set_xlim(-0.5, columns - 0.5)
@@ -72,7 +72,7 @@ def _draw(figure: Figure, axis: Axes, heat: HeatMap, scale: float, name_rows: bo
 
 
 def _name(axis: Axes, heat: HeatMap, rows: bool) -> None:
-    """Tokens below the columns and beside the rows; as texts, since ticks in such numbers take seconds to draw."""
+    """Tokens below the columns and beside the rows; as texts, because drawing so many ticks takes seconds."""
     below = heat.values.shape[0] - 0.2
     for place, token in enumerate(heat.labels):
         axis.text(place, below, safe_label(token), rotation=90, ha="center", va="top", fontsize=_LABEL_SIZE)
@@ -81,7 +81,7 @@ def _name(axis: Axes, heat: HeatMap, rows: bool) -> None:
 
 
 def _separate(axis: Axes, heat: HeatMap, scale: float) -> None:
-    """Lines between prompt, question and rationale, the names of the three above."""
+    """Lines between prompt, question and rationale, and their names."""
     ends = np.cumsum([0, *heat.lengths])
     rows, first = len(heat.values), heat.lengths[0]
     for name, (start, stop) in zip(GROUPS, pairwise(ends), strict=True):
@@ -102,10 +102,10 @@ def _drawable() -> frozenset[int]:
 
 
 def safe_label(token: str) -> str:
-    """A token as a label: outer spaces gone, long ones cut, and what a font or a reader can't show as an escape.
+    """A token as a label: without outer spaces, cut where long, with escapes for characters that can't be shown.
 
-    That is what the font lacks, control and formatting characters, marks without a letter before them, and letters
-    written from right to left, which would turn what stands beside them.
+    These are characters that the font lacks, control and formatting characters, combining marks without a letter before
+    them, and letters written from right to left, which would reorder the text around them.
     """
     text = token.strip(" ") or token[:1]
     shown = [_shown(character, first=index == 0) for index, character in enumerate(text)]

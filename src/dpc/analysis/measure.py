@@ -1,4 +1,4 @@
-"""Flow and heat maps of instances, measured in a frozen model with its soft prompt."""
+"""Measurements of instances in a frozen model with its soft prompt: flows and whole heat maps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dpc.flow.measures import (
     prompt_to_question,
     prompt_to_rationale,
     rationale_influence,
-    shallow_layers,
 )
 from dpc.flow.saliency import prompt_saliency
+from dpc.flow.shallow import shallow_layers
 from dpc.flow.trigger import affected_share
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
@@ -39,11 +39,12 @@ def measure_flows(
     """
     found = prompt_saliency(lm, prompt.vectors, questions, rationales, None, settings.head_reduction)
     shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
-    return [_flow(saliency, shallow) for saliency in found]
+    return [_flow(saliency, shallow, settings) for saliency in found]
 
 
-def _flow(saliency: Saliency, shallow: Sequence[int]) -> InstanceFlow:
-    profile, influence = accumulation_profile(saliency, shallow), rationale_influence(saliency)
+def _flow(saliency: Saliency, shallow: Sequence[int], settings: MethodSettings) -> InstanceFlow:
+    profile = accumulation_profile(saliency, shallow, settings.shallow_aggregation)
+    influence = rationale_influence(saliency, settings.row)
     affected = affected_share(influence)
     return InstanceFlow(
         to_question=_array(prompt_to_question(saliency)),

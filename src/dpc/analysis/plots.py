@@ -1,4 +1,4 @@
-"""The paper's figures by matplotlib: quiet, readable in black and white, the same bytes for the same values."""
+"""The paper's figures with matplotlib: readable in black and white, the same bytes for the same values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpc.files import write_atomically
 from dpc.report.formats import p_value, power_of_ten
 
 INK, SOFT, PALE = "#1a1a1a", "#6b6b6b", "#e4e4e4"
-# Told apart by line, marker and filling; the greys only help.
+# Distinguished by line, marker and filling, not by colour alone.
 LINES: dict[str, dict[str, Any]] = {
     "all": {"color": INK, "linestyle": "-", "marker": "o", "markerfacecolor": INK},
     "right": {"color": SOFT, "linestyle": "--", "marker": "o", "markerfacecolor": "white"},
@@ -67,7 +67,7 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def in_style() -> Iterator[None]:
-    """Settings of matplotlib for as long as a ``with`` block lasts, whatever the user's own are."""
+    """A context manager with matplotlib's defaults and the style of these figures, whatever the user's settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -146,7 +146,7 @@ def _co_occurrence(chart: CoOccurrence) -> Figure:
                 axis.vlines(place, share.low, share.high, color=INK, linewidth=1.2)
             above = share.high if share.instances else 0.0
             axis.text(place, above + 0.03, f"{share.changed} of {share.instances}", ha="center")
-        axis.set_title(f"{definition}\n{p_value(p)}")
+        axis.set_title(f"{definition}\n{'no test' if p is None else p_value(p)}")
         axis.set_xticks([0, 1], ["accumulation", "none"])
         axis.set_xlim(-0.6, 1.6)
         axis.set_ylim(0, 1.1)
@@ -161,7 +161,7 @@ def _distributions(chart: Distributions) -> Figure:
     values = {name: np.array(group) for name, group in chart.groups.items()}
     floor = min((group[group > 0].min() for group in values.values() if (group > 0).any()), default=1.0)
     for place, (name, group) in enumerate(values.items()):
-        # Zero has no logarithm; it stands with the smallest value there is.
+        # Zero has no logarithm and is drawn at the smallest positive value.
         ordered = np.sort(np.maximum(group, floor))
         look, share = LINES[name], np.arange(1, len(ordered) + 1) / len(ordered)
         label = f"{name}, n = {len(ordered)}"
@@ -198,7 +198,7 @@ def _means(chart: Means) -> Figure:
 
 
 def _plain_numbers(axis: Axes) -> None:
-    """Write the power of ten of an axis as text: with mathematics switched off it would show its markup."""
+    """Write the power of ten of an axis as text; without math text matplotlib would print its markup."""
     largest = max(abs(limit) for limit in axis.get_ylim())
     exponent = int(np.floor(np.log10(largest / 2))) if largest > 0 else 0
     if -3 <= exponent <= 3:

@@ -1,4 +1,4 @@
-"""What was measured of an instance, kept on disk under a name that says what it was measured on. Loads no torch."""
+"""Measurements of instances on disk, under a digest of what they were made from. Without torch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Array = np.ndarray
 class InstanceFlow:
     """The flow of information in one instance, Eqs 2 to 13.
 
-    to_question, to_rationale: ``S_pq(l)`` and ``S_pr(l)``, a value a layer. profile: ``S_acc(j)`` over the shallow
-    layers; concentration: its largest value over its mean, what Eq 7 compares with k. influence: ``s_i``.
+    to_question, to_rationale: ``S_pq(l)`` and ``S_pr(l)``, a value per layer. profile: ``S_acc(j)`` over the shallow
+    layers; concentration: its largest value over its mean, which Eq 7 compares with k. influence: ``s_i``.
     late_flow, beta, ratio: ``S_late``, the mean of ``s_i`` over the early rationale, and R.
     """
 
@@ -43,7 +43,7 @@ class InstanceMap:
     """Whole heat maps of one instance, first averaged over the shallow layers, then of the last layer.
 
     Rows are question and rationale, columns the whole sequence ``[p | q | r]``. attention: mean over heads.
-    tokens: the text of each column, soft tokens as ``p0``, ``p1`` and so on. lengths: of the
+    tokens: the text of each column, virtual tokens as ``p0``, ``p1`` and so on. lengths: of the
     three groups.
     """
 
@@ -58,7 +58,7 @@ T = TypeVar("T", InstanceFlow, InstanceMap)
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Measurements in ``path``, found again by what they were made from."""
+    """Measurements in ``path``, by what they were made from."""
 
     path: Path
 
@@ -67,7 +67,7 @@ class Store:
         return self.path / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
     def load(self, kind: type[T], made_from: Mapping[str, Any]) -> T | None:
-        """What was kept of these things; None where nothing was, or the file is damaged."""
+        """The measurement made from these things; None where there is none, or its file is damaged."""
         try:
             content = BytesIO(self._file(kind, made_from).read_bytes())
             with np.load(content, allow_pickle=False) as arrays:

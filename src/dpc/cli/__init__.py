@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Dynamic Prompt Corruption: tune a soft prompt, see where it misleads the reasoning, and answer again.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -77,6 +78,9 @@ def run_command(arguments: list[str] | None) -> int:
         return _complain(" ".join(str(error).split()))
     except typer.TyperException as error:
         message = getattr(error, "format_message", error.__str__)()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message)
+            return 0
         return _complain(f"{' '.join(message.split())} (see dpc --help)")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -84,8 +88,9 @@ def run_command(arguments: list[str] | None) -> int:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error):
             raise
         return _complain(
-            "out of memory; what was computed is kept; begin in another --output with a smaller "
-            "--set decoding.batch_size=N, decoding.saliency_batch_size=N or tuning.batch_size=N"
+            "out of memory; what was computed is kept; give the same command with a smaller --set "
+            "decoding.batch_size=N or decoding.saliency_batch_size=N to go on (a smaller tuning.batch_size needs "
+            "another --output)"
         )
     except BrokenPipeError:
         sys.stderr.close()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpc.errors import UserError
+from dpc.methods import METHODS
 from dpc.tasks import TASKS
 
 if TYPE_CHECKING:
     from dpc.model.lm import FrozenLM
-    from dpc.run.stages import Data
+    from dpc.run.data import Data
     from dpc.settings import Settings
 
 Model = Annotated[str, typer.Option(help="Hub id or local folder of a causal language model; `zoo` ships with dpc.")]
@@ -25,6 +27,7 @@ Source = Annotated[
     str | None, typer.Option("--data", help="Hub id, folder or file of rows; none: the task's own source.")
 ]
 Prompt = Annotated[Path | None, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")]
+NeededPrompt = Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, group.name=value; may be repeated.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 Tau = Annotated[
@@ -34,7 +37,17 @@ Tau = Annotated[
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Output = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it stopped.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python that the model's folder brings. It can do anything.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; none: one for each processor that this process may use.")
+]
 METHOD_NAMES = "pretrained,prompt_tuning,dpc"
+METHODS_HELP = f"Comma-separated: {', '.join(METHODS)}, or FILE.py:METHOD."
+OneMethod = Annotated[
+    str, typer.Option("--method", help=f"One of {', '.join(METHODS)}, or FILE.py:METHOD; two passes are needed.")
+]
 
 
 def _finite(tau: float | None) -> float | None:
@@ -58,18 +71,53 @@ def settings_for(model: str, assignments: list[str] | None) -> Settings:
 
 def load_data(task: str, split: str, source: str | None, settings: Settings, limit: int | None = None) -> Data:
     """The rows of a split, or its first ``limit``."""
-    from dpc.run.stages import Data
+    from dpc.run.data import Data
     from dpc.tasks import get_task
 
     return Data.load(get_task(task), split, source, limit, settings.task)
 
 
-def load_model(model: str, dtype: str, device: str, revision: str | None = None) -> FrozenLM:
-    """A frozen model, loaded without a word of transformers on the terminal."""
+def check_folders(model: str, prompt: Path | None = None) -> None:
+    """Raise ``UserError`` for a prompt's folder, or a model that is written as a path, that is not there.
+
+    Needs no torch, which takes seconds to load.
+    """
+    if prompt is not None and not prompt.is_dir():
+        raise UserError(f"--prompt {prompt}: no such folder; expected a PEFT adapter, made by `dpc tune` or PEFT")
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
+        raise UserError(f"--model {model}: no such folder; expected zoo, a local folder, or a Hugging Face hub id")
+
+
+def load_model(
+    model: str,
+    dtype: str,
+    device: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    threads: int | None = None,
+) -> FrozenLM:
+    """A frozen model, loaded without transformers' messages on the terminal."""
     from dpc.model.lm import load_lm
 
     quiet_transformers()
-    return load_lm(model, dtype=dtype, device=device, revision=revision)
+    set_threads(threads)
+    return load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def set_threads(threads: int | None) -> None:
+    """Use so many CPU threads. Without a number it is only said where other programs keep the processors busy."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+        return
+    used, busy = torch.get_num_threads(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if used > 1 and busy >= 2 * used:
+        from dpc.cli.progress import screen
+
+        screen.print(
+            f"note: a load of {busy:.0f} on {used} threads: fewer may be much faster, --threads 1", highlight=False
+        )
 
 
 def quiet_transformers() -> None:

@@ -101,7 +101,7 @@ def _visible(token: str) -> str:
     return printable(token.replace("\n", "⏎").replace("\t", " ")) or "·"
 
 
-def profile_strip(values: Sequence[float], key: int, width: int) -> str:
+def profile_strip(values: Sequence[float], key: int | None, width: int) -> str:
     """A block for each soft token, as high as its value, the key token marked below; lines begin with their first."""
     margin = len(f"p{len(values) - 1} ")
     size = max(10, (width - margin) // 10 * 10)
@@ -110,7 +110,7 @@ def profile_strip(values: Sequence[float], key: int, width: int) -> str:
         part = values[start : start + size]
         blocks = "".join(_level(BLOCKS, value / largest if largest > 0 else 0.0) for value in part)
         lines.append(f"{f'p{start}':<{margin}}{blocks}")
-        if start <= key < start + size:
+        if key is not None and start <= key < start + size:
             lines.append(" " * (margin + key - start) + f"^ p{key}")
     return "\n".join(lines)
 

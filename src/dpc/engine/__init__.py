@@ -1,4 +1,4 @@
-"""Greedy decoding of many instances: plain batches, or slots with a shared prompt prefix and drafts."""
+"""Greedy decoding: continuous batching with a shared prompt prefix and speculative decoding, or plain batches."""
 
 from dpc.engine.decoder import Decoder
 from dpc.engine.request import Decoded, Request, Trail, by_length, check_fits

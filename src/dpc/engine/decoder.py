@@ -1,12 +1,13 @@
-"""``Decoder``: requests in, answers out as they are finished, by the fast path or the plain one."""
+"""``Decoder``: submit requests, drain answers. Decodes in slots (continuous batching) or in plain batches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dpc.engine.plain import greedy
 from dpc.engine.request import Decoded, Request, by_length
+from dpc.engine.slot_check import check_slots_reproduce
 from dpc.engine.slot_model import SlotModel
 from dpc.engine.slots import SlotDecoder
 from dpc.errors import UserError
@@ -17,58 +18,85 @@ from dpc.types import Generation
 
 
 class Decoder:
-    """Greedy decoding of one frozen model. Caches and prompt prefixes live as long as this object does.
+    """Greedy decoding of one frozen model. KV cache and prompt prefixes are kept between drains.
 
-    Raises ``UserError`` where slots are asked for and the model's attention cannot be reproduced.
+    Raises ``UserError`` if settings ask for slots and the model's attention cannot be reproduced in them.
     """
 
     def __init__(self, lm: FrozenLM, settings: DecodingSettings | None = None) -> None:
         self.lm, self.settings = lm, settings or DecodingSettings()
         self.prefixes = PrefixStore(lm, self.settings.prefixes)
+        self._waiting: list[Request] = []
         self._busy = False
         self._model: SlotModel | None = None
         if self.settings.slots:
             try:
+                check_slots_reproduce(lm)
                 chosen = self.settings
                 self._model = SlotModel(lm, chosen.batch_size, compiled=chosen.compile, recorded=chosen.cuda_graphs)
             except UserError as error:
-                raise UserError(f"{error}; or only decode, the model's own way: --set decoding.slots=false") from error
+                mend = "or decode in plain batches, with the model's own attention: --set decoding.slots=false"
+                raise UserError(f"{error}; {mend}") from error
 
-    def stream(self, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:
-        """Take requests out of ``queue`` until it is empty, and yield each when its answer is there, in any order.
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Put ``requests`` into the waiting list, from which ``drain`` takes them.
 
-        More requests may be put into the queue while answers are taken. Every answer is token for token what the
-        request would get alone; an answer stops at an end token, at ``max_new_tokens``, or where the context is full.
-
-        Raises ``UserError`` where a question leaves no room for an answer.
+        Requests submitted while a drain is being consumed join it (continuous batching).
         """
-        if self._busy:
-            raise RuntimeError("this decoder is in the middle of another stream; finish that one, or take two decoders")
+        self._waiting.extend(list(requests))
+
+    def drain(self, max_new_tokens: int) -> Iterator[Decoded]:
+        """Answer everything that was submitted; yield each answer when it is complete, in any order.
+
+        The iterator ends when no request waits or runs. Every answer is token for token what the request would get
+        alone; an answer stops at an end token, after ``max_new_tokens``, or where the context is full.
+
+        A drain that raises, or that is closed before its end, discards the requests that it has not answered, waiting
+        ones included: the next drain answers only what is submitted after that.
+
+        Raises:
+            UserError: a question without tokens, or one that leaves no space for an answer in the context.
+            RuntimeError: another drain of this decoder is under way. That one goes on undisturbed.
+        """
+        self._require_idle()
         self._busy = True
         try:
-            yield from (
-                self._slots(self._model, queue, max_new_tokens) if self._model else self._plain(queue, max_new_tokens)
-            )
+            if self._model is not None:
+                scheduler = SlotDecoder(self._model, self.prefixes, max_new_tokens, self.settings.draft_tokens)
+                yield from scheduler.drain(self._waiting)
+            else:
+                yield from self._plain(max_new_tokens)
         finally:
+            self._waiting.clear()
             self._busy = False
 
     def all(self, requests: Sequence[Request], max_new_tokens: int) -> list[Generation]:
-        """The answers to ``requests``, in their order."""
-        tagged = {id(request): index for index, request in enumerate(requests)}
-        done = {tagged[id(d.request)]: d.generation for d in self.stream(list(requests), max_new_tokens)}
-        return [done[index] for index in range(len(requests))]
+        """The answers to ``requests``, in their order.
 
-    def _slots(self, model: SlotModel, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:
-        slots = SlotDecoder(model, self.prefixes, max_new_tokens, self.settings.draft_tokens)
-        return slots.stream(queue)
+        Raises what ``drain`` raises, and ``RuntimeError`` where requests that were submitted before still wait.
+        """
+        self._require_idle()
+        if self._waiting:
+            raise RuntimeError(f"{len(self._waiting)} submitted requests wait for an answer; drain them first")
+        self.submit(requests)
+        done = {id(decoded.request): decoded.generation for decoded in self.drain(max_new_tokens)}
+        return [done[id(request)] for request in requests]
 
-    def _plain(self, queue: list[Request], max_new_tokens: int) -> Iterator[Decoded]:
-        while queue:
-            taken = [queue[i] for i in next(by_length(queue, self.settings.batch_size))]
-            queue[:] = [request for request in queue if request not in taken]
+    def _require_idle(self) -> None:
+        if self._busy:
+            raise RuntimeError("this decoder is being drained; finish that drain or close it, or use a second decoder")
+
+    def _plain(self, max_new_tokens: int) -> Iterator[Decoded]:
+        while self._waiting:
+            chosen = next(by_length(self._waiting, self.settings.batch_size))
+            taken = [self._waiting[index] for index in chosen]
+            for index in sorted(chosen, reverse=True):
+                del self._waiting[index]
             began = time.perf_counter()
             generations = greedy(self.lm, taken, max_new_tokens)
             seconds = (time.perf_counter() - began) / len(taken)
             for request, generation in zip(taken, generations, strict=True):
                 passes = len(generation.ids) + (generation.finish == "eos")
-                yield Decoded(request, generation, passes, seconds)
+                # Prompt and question, then each generated token but the last: it ends the answer, or nothing follows.
+                tokens = len(request) + passes - 1
+                yield Decoded(request, generation, passes, seconds, tokens)

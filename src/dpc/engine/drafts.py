@@ -1,38 +1,38 @@
-"""Drafts: what an answer may say next, guessed from texts like it. A wrong guess costs time, never a token."""
+"""N-gram drafts for speculative decoding. A rejected draft costs time and never changes an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Tokens that must agree before a text is taken to go on as the first answer did; longer agreement is tried first.
-_AGREEING = (4, 3, 2)
-# Tokens whose successor is remembered. Short ones know turns of phrase, long ones what was computed from what.
-_CONTEXTS = (6, 4, 3, 2)
-LONGEST = _CONTEXTS[0]
-# A continuation seen this often in a row is as sure as any.
-_SUREST = 8
-# Contexts that are remembered, once more of those before them: what was not seen for so long is forgotten.
-_REMEMBERED = 2**15
-# Below this steadiness the model's own guess is believed instead, and taken to be as sure as this.
-_STEADY, _OWN = 0.65, 0.4
+# Sizes of the n-grams of a first answer, in the order in which they are looked up.
+_FIRST_ANSWER_SIZES = (4, 3, 2)
+# Sizes of the n-grams in the shared table. Short ones recur as phrases, long ones as steps of a calculation.
+_SIZES = (6, 4, 3, 2)
+LONGEST = _SIZES[0]
+# More observations in a row than this add no confidence.
+_MOST_COUNTED = 8
+# When a table has this many n-grams, a new one is begun and the one before the last is dropped.
+_TABLE_SIZE = 2**15
+# The model's own prediction replaces a continuation with less confidence than the first, and counts as the second.
+_LOW_CONFIDENCE, _PREDICTION_CONFIDENCE = 0.65, 0.4
 
 
 class FirstAnswerDraft:
-    """For a second pass: finds where the text being written meets the first answer again."""
+    """Drafts for a second pass: n-grams of the first answer."""
 
     def __init__(self, first: Sequence[int]) -> None:
         self._first = tuple(first)
         self._after: dict[tuple[int, ...], list[int]] = {}
-        for size in _AGREEING:
+        for size in _FIRST_ANSWER_SIZES:
             for stop in range(size, len(self._first)):
                 self._after.setdefault(self._first[stop - size : stop], []).append(stop)
 
     def propose(self, written: Sequence[int], most: int) -> tuple[int, ...]:
-        """Up to ``most`` tokens that followed, in the first answer, what ``written`` ends with; empty for no match.
+        """Up to ``most`` tokens that follow the last n-gram of ``written`` in the first answer; empty if it has none.
 
-        Of several places the one nearest to where ``written`` stands: answers to one question go about in step.
+        Of several occurrences the nearest to the current position, because answers to one question run in parallel.
         """
-        for size in _AGREEING:
+        for size in _FIRST_ANSWER_SIZES:
             places = self._after.get(tuple(written[-size:]))
             if places:
                 at = min(places, key=lambda place: abs(place - len(written)))
@@ -41,60 +41,61 @@ class FirstAnswerDraft:
 
 
 class SharedDraft:
-    """For every pass: what followed, in any answer of the same stream, the tokens that a text ends with.
+    """Drafts for every pass: an n-gram table of all answers of a drain.
 
-    Answers to one benchmark under one prompt share their turns of phrase, and each teaches the next. least: how sure
-    all of a draft must be, from 0 (anything that was seen once) to 1 (nothing).
+    Answers to one benchmark under one prompt share phrases. least: the lowest confidence of a whole draft, from 0 (a
+    continuation that was seen once) to 1 (no draft at all).
     """
 
     def __init__(self, least: float = 0.0) -> None:
         self._least = least
-        # What followed last, and how often in a row, less what was seen against it.
+        # For each n-gram the next token and its count: observations in a row, halved by each other next token.
         self._next: dict[tuple[int, ...], tuple[int, int]] = {}
         self._older = self._next
 
     def learn(self, text: Sequence[int], new: int) -> None:
-        """Take down what the last ``new`` tokens of ``text`` followed."""
-        if len(self._next) >= _REMEMBERED:
+        """Count the last ``new`` tokens of ``text``, each as the next token of the n-grams before it."""
+        if len(self._next) >= _TABLE_SIZE:
             self._older, self._next = self._next, {}
         known, older, text = self._next, self._older, tuple(text)
         for at in range(len(text) - new, len(text)):
             token = text[at]
-            for size in _CONTEXTS:
+            for size in _SIZES:
                 if at >= size:
                     context = text[at - size : at]
-                    before, sure = known.get(context) or older.get(context, (token, 0))
+                    before, count = known.get(context) or older.get(context, (token, 0))
                     if before == token:
-                        known[context] = token, min(sure + 1, _SUREST)
+                        known[context] = token, min(count + 1, _MOST_COUNTED)
                     else:
-                        known[context] = (before, sure // 2) if sure > 1 else (token, 0)
+                        known[context] = (before, count // 2) if count > 1 else (token, 0)
 
-    def propose(self, text: Sequence[int], most: int, guess: Sequence[int] = ()) -> tuple[int, ...]:
-        """Up to ``most`` tokens, each from those before it; fewer where too little is known.
+    def propose(self, text: Sequence[int], most: int, predicted: Sequence[int] = ()) -> tuple[int, ...]:
+        """Up to ``most`` tokens to follow ``text``; fewer where the confidence in the whole draft would be too low.
 
-        guess: what the model itself wrote after a draft that was wrong. It counts where nothing steadier is known.
+        predicted: the model's own predictions for the positions after a rejected token of the last draft. They are
+        used where the table has no continuation with more confidence.
         """
         tail = tuple(text[-LONGEST:])
         proposed: list[int] = []
-        chance = 1.0
+        total = 1.0
         while len(proposed) < most:
-            token, steady = self._steadiest(tail)
-            if steady < _STEADY and len(proposed) < len(guess):
-                own = guess[len(proposed)]
-                token, steady = own, max(_OWN, steady if own == token else 0.0)
-            chance *= steady
-            if not steady or chance < self._least:
+            token, confidence = self._most_consistent(tail)
+            if confidence < _LOW_CONFIDENCE and len(proposed) < len(predicted):
+                own = predicted[len(proposed)]
+                token, confidence = own, max(_PREDICTION_CONFIDENCE, confidence if own == token else 0.0)
+            total *= confidence
+            if not confidence or total < self._least:
                 break
             proposed.append(token)
             tail = (*tail, token)
         return tuple(proposed)
 
-    def _steadiest(self, tail: tuple[int, ...]) -> tuple[int, float]:
-        """What followed the end of ``tail``, and how steadily, from 0 (unknown) to 1: of all contexts the steadiest."""
-        token, surest = -1, -1
-        for size in _CONTEXTS:
+    def _most_consistent(self, tail: tuple[int, ...]) -> tuple[int, float]:
+        """The next token with the highest count of all n-grams that end ``tail``, and its confidence; 0 if unknown."""
+        token, highest = -1, -1
+        for size in _SIZES:
             context = tail[-size:]
             found = self._next.get(context) or self._older.get(context)
-            if found is not None and found[1] > surest:
-                token, surest = found
-        return token, (surest + 0.5) / (surest + 1.5) if surest >= 0 else 0.0
+            if found is not None and found[1] > highest:
+                token, highest = found
+        return token, (highest + 0.5) / (highest + 1.5) if highest >= 0 else 0.0

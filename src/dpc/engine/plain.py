@@ -1,4 +1,4 @@
-"""Plain greedy decoding: one padded batch, a cache that grows, every pass one token. What the fast paths must equal."""
+"""Plain greedy decoding: a padded batch, a growing KV cache, one token a pass. The reference for decoding in slots."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dpc.types import Finish, Generation
 def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Tensor, "batch time d"], Tensor, Tensor]:
     """``pad | prompt | question`` as embeddings, with attention mask and position ids ``[batch, time]``.
 
-    Padding stands before the soft prompt, never between it and the question: PEFT's own batched generation
-    puts it between, and computes other logits.
+    Padding is before the soft prompt. PEFT's own batched generation has it between prompt and question, which gives
+    other logits.
     """
     rows = []
     for request in requests:
@@ -38,11 +38,12 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
 def greedy(
     lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
 ) -> list[Generation]:
-    """Decode ``requests`` as one batch, token for token as each would be alone.
+    """Decode ``requests`` as one batch. Each answer is token for token what it would be alone.
 
-    A finished instance leaves the batch. Each stops at an end token, at ``max_new_tokens``, or where the context is
-    full. ``cache``: an empty one to be used in place of the model's own kind.
-    Raises ``UserError`` where a question leaves no room for an answer.
+    An answer stops at an end token, after ``max_new_tokens``, or where the context is full; its row then leaves the
+    batch. ``cache``: an empty cache to use in place of the model's own kind.
+
+    Raises ``UserError`` for a question without tokens, or one that leaves no space for an answer in the context.
     """
     if not requests:
         return []
@@ -51,6 +52,7 @@ def greedy(
     limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
     written: list[list[int]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)
+    ends: list[int | None] = [None] * len(requests)
     embeds, mask, positions = prefill_inputs(lm, requests)
     cache = DynamicCache(config=lm.model.config) if cache is None else cache
     logits = lm.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
@@ -60,7 +62,7 @@ def greedy(
         staying = []
         for row, (index, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
             if token in lm.end_ids:
-                finish[index] = "eos"
+                finish[index], ends[index] = "eos", token
                 continue
             written[index].append(token)
             if len(written[index]) < limits[index]:
@@ -75,4 +77,5 @@ def greedy(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = position + 1
         logits = lm.forward(input_ids=tokens[:, None], attention_mask=mask, position_ids=position, cache=cache)
-    return [Generation(tuple(ids), lm.decode(ids), end) for ids, end in zip(written, finish, strict=True)]
+    done = zip(written, finish, ends, strict=True)
+    return [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]

@@ -1,4 +1,4 @@
-"""Passes of fixed shape, recorded as CUDA graphs: the GPU makes one after the other without waiting for Python.
+"""CUDA graph capture and replay of passes with fixed shapes: one launch for a whole pass.
 
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -15,11 +15,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 Pass = Callable[[Tensor, Tensor, int, bool], Tensor]
-"""``(ids [row time], positions [row time], length, trail) -> what follows each token [row time]``."""
+"""``(ids [row time], positions [row time], length, trail) -> greedy successor of each token [row time]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
+    """A captured graph with its input and output tensors."""
+
     replay: Callable[[], None]
     ids: Int[Tensor, "row time"]
     positions: Int[Tensor, "row time"]
@@ -27,9 +29,9 @@ class _Recorded:
 
 
 class Replay:
-    """A pass that is recorded the first time a shape comes, and replayed from then on.
+    """A pass that is captured for each new shape, and replayed for shapes that were seen before.
 
-    A recording holds the addresses of what it reads and writes: ``forget`` all of them when a cache moves.
+    A graph contains the addresses of the tensors that it reads and writes: call ``forget`` when a cache is reallocated.
     """
 
     def __init__(self, make: Pass) -> None:
@@ -41,7 +43,7 @@ class Replay:
     def __call__(
         self, ids: Int[Tensor, "row time"], positions: Int[Tensor, "row time"], length: int, trail: bool
     ) -> Int[Tensor, "row time"]:
-        """What ``make`` gives back. Recordings share their memory: use it, or copy it, before any next pass."""
+        """The result of ``make``. Graphs share memory, so the tensor is valid only until the next pass."""
         if not self._possible:
             return self._make(ids, positions, length, trail)
         key = (*ids.shape, length, int(trail))
@@ -57,7 +59,7 @@ class Replay:
         return recorded.predicted
 
     def forget(self) -> None:
-        """Drop all recordings, with the memory that they hold."""
+        """Drop all graphs and their memory."""
         self._recorded.clear()
         self._pool = None
 
@@ -68,9 +70,9 @@ class Replay:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         self._side.wait_stream(current)
         graph, predicted = torch.cuda.CUDAGraph(), None
-        # The outer one gives the current stream back, which a recording that fails does not.
+        # The stream context restores the current stream, which a capture that fails does not.
         with torch.cuda.device(ids.device), torch.cuda.stream(self._side):
-            # Once without recording: libraries set themselves up, compilers compile.
+            # A warm-up pass: libraries initialize, and torch.compile compiles.
             self._make(ids, positions, length, trail)
             try:
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
@@ -78,10 +80,10 @@ class Replay:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                # Some models look at a number in the middle of a pass, which a recording cannot.
+                # Some models read a value on the host during a pass, which cannot be captured.
                 self._possible = False
                 self.forget()
                 reason = str(error.__context__ or error).partition("\n")[0]
-                warnings.warn(f"steps are not recorded as CUDA graphs, so decoding is slower: {reason}", stacklevel=2)
+                warnings.warn(f"passes are not captured as CUDA graphs, so decoding is slower: {reason}", stacklevel=2)
         current.wait_stream(self._side)
         return None if predicted is None else _Recorded(graph.replay, ids, positions, predicted)

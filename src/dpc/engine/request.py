@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it gives back."""
+"""Requests to the decoder, and its answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dpc.types import Generation
 class Request:
     """One instance to decode.
 
-    question: token ids. soft_prompt: what stands before it, None for the bare model. draft: token ids that the answer
-    may well begin with; they change what decoding costs, never what it writes. trail: whether the state that the
-    trigger needs is kept. tag: whatever tells the asker which instance this is.
+    question: token ids. soft_prompt: the virtual tokens before it, None for the bare model. draft: token ids that the
+    answer is likely to begin with; they change the cost of decoding, never the answer. trail: whether to return the
+    state that the trigger needs. tag: any number by which the caller recognizes the instance.
     """
 
     question: Sequence[int]
@@ -31,7 +31,7 @@ class Request:
 
     @property
     def prompt_length(self) -> int:
-        """Soft tokens in front."""
+        """Number of virtual tokens."""
         return 0 if self.soft_prompt is None else len(self.soft_prompt.vectors)
 
     def __len__(self) -> int:
@@ -40,10 +40,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trail:
-    """What decoding leaves behind in the last block, where the trigger looks (one entry a position).
+    """The state of the last block that the trigger needs.
 
-    hidden: what entered the block at the positions that wrote the rationale, the question's last being the first of
-    them. keys, values: of all positions up to the last of these, as attention reads them.
+    hidden: inputs of the block at the positions that predict the rationale, from the question's last token on.
+    keys, values: of all positions up to the last of these, as attention uses them (rotated).
     """
 
     hidden: Float[Tensor, "rationale d"]
@@ -53,17 +53,23 @@ class Trail:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """A request, answered: the passes it took part in, its share of their seconds, and the trail if asked for."""
+    """The answer to a request.
+
+    forward_passes: those that it took part in. seconds: its share of their duration. trail: if it was requested.
+    forward_tokens: tokens that were run through the model for it, rejected draft tokens included; a prompt prefix that
+    is shared is not counted.
+    """
 
     request: Request
     generation: Generation
     forward_passes: int
     seconds: float
+    forward_tokens: int
     trail: Trail | None = None
 
 
 def check_fits(lm: FrozenLM, request: Request, name: str) -> None:
-    """Raise ``UserError`` unless ``request``, called ``name`` in the message, leaves room for an answer."""
+    """Raise ``UserError``, with ``name`` in the message, unless the context has space for an answer to ``request``."""
     if not request.question:
         raise UserError(f"{name}: the question has no tokens; expected some text")
     if len(request) >= lm.context:
@@ -74,7 +80,7 @@ def check_fits(lm: FrozenLM, request: Request, name: str) -> None:
 
 
 def by_length(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Indices of ``requests`` in groups of at most ``size`` of similar length, so that little is padding."""
+    """Indices of ``requests`` in groups of at most ``size``, of similar length so that there is little padding."""
     order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

@@ -1,4 +1,4 @@
-"""Attention whose rows stand each at a position of their own, for unmodified models, through transformers' interfaces.
+"""Attention for slots, where each row has its own length; registered with transformers for unmodified models.
 
 https://huggingface.co/docs/transformers/en/attention_interface
 """
@@ -20,13 +20,13 @@ from dpc.engine.packed import Pack
 from dpc.model.capture import read_call
 from dpc.model.position_mask import position_mask
 
-# Two names and not one function that looks which is meant: compilers cannot see through a context variable.
+# Two names rather than one function that reads the context variable: torch.compile cannot trace such a read.
 ROWS, PACKED = "dpc_slots", "dpc_packed_slots"
 _PACK: ContextVar[Pack] = ContextVar("dpc_slots_pack")
 
 
 def register() -> None:
-    """Make the attention known to transformers, with the mask function without which causality would be lost."""
+    """Register the attention functions with transformers, and their mask function: without one, causality is lost."""
     AttentionInterface.register(ROWS, _rows)
     AttentionInterface.register(PACKED, _packed)
     for name in (ROWS, PACKED):
@@ -35,7 +35,7 @@ def register() -> None:
 
 @contextmanager
 def packed_as(pack: Pack) -> Iterator[None]:
-    """Say how the tokens of passes with the attention ``PACKED`` that are made inside are packed."""
+    """Set the layout of forward passes with the attention ``PACKED`` inside the block."""
     token = _PACK.set(pack)
     try:
         yield
@@ -67,7 +67,7 @@ def _packed(
     for grid, mask in zip(pack.grids, pack.masks(attention_mask), strict=True):
         keys, values = (part[grid.rows, :, : grid.length] for part in (key, value))
         output = _attend(module, tokens[grid.tokens].transpose(1, 2), keys, values, mask, keywords)
-        parts.append(output.flatten(0, 1)[grid.places])
+        parts.append(output.flatten(0, 1)[grid.unpadded])
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 
@@ -80,7 +80,7 @@ def _attend(
     rows, heads, time, width = query.shape
     groups = heads // key.shape[1]
     if groups > 1:
-        # The heads of a group stand as more query rows of their one key-value head, which then need not be repeated.
+        # Grouped query heads become further query rows of their key-value head, which is then not repeated.
         query = query.reshape(rows, key.shape[1], groups * time, width)
         mask = mask if time == 1 else mask.repeat(1, 1, groups, 1)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=call.scale)

@@ -1,6 +1,7 @@
-"""Through a model block by block and back: only what is dear to compute is kept, and one block's graph at a time.
+"""Selective activation checkpointing: forward and backward through a model, with the graph of one block at a time.
 
-Rows are those after a soft prompt, whose keys and values are given: constants, since nothing that follows changes them.
+The forward pass stores the results of expensive operations; the backward pass recomputes the rest. Rows are the
+positions after a soft prompt, whose keys and values are constants: no later position changes them.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from dpc.model.lm import FrozenLM
 from dpc.prompt.prefix import PromptPrefix
 
 Reduce = Callable[[int, AttentionCall, Tensor], None]
-"""``reduce(layer, call, gradient [batch head row v])``: is handed a layer's attention and ``dL/dO`` at its output."""
+"""``reduce(layer, call, gradient [batch head row v])``: gets the attention of a layer, and ``dL/dO`` at its output."""
 
 _aten = torch.ops.aten
-# Products with weights and fused attention are kept, everything between them is computed again.
+# Matrix products with weights, and fused attention, are stored. Everything else is recomputed.
 _PRODUCTS = {_aten.mm.default, _aten.addmm.default}
 _FUSED = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -38,35 +39,41 @@ _FUSED = {
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
 }
-# In one block of so many, wide products are computed again too: about a tenth less memory for a thirtieth more time.
-_WIDE_AGAIN = 3
+# In one block of three, wide products are recomputed too: about a tenth less memory for a thirtieth more time.
+_RECOMPUTE_WIDE = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Walk:
-    """What a forward pass leaves for the way back: the blocks from ``first`` on, and what came out of the last one."""
+class ForwardPass:
+    """A forward pass, ready for its backward pass.
+
+    hidden: the output of the last block. first: the first block with a gradient. blocks: that block and those after it.
+    """
 
     hidden: Float[Tensor, "batch row d"]
     first: int
-    steps: list[_Step]
+    blocks: list[_Block]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """One block: ``forward(hidden)``, and what was kept of its operations."""
+class _Block:
+    """One block: the output is ``forward(hidden)``. stored: results of its expensive operations."""
 
     forward: Callable[[Tensor], Tensor]
     hidden: Tensor
-    kept: _Kept
+    stored: _Stored
 
 
-def walk_forward(lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: PromptPrefix, first_layer: int) -> Walk:
-    """One forward pass over the rows after ``prefix``; blocks from ``first_layer`` on can be walked back.
+def forward_by_block(
+    lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: PromptPrefix, first_layer: int
+) -> ForwardPass:
+    """One forward pass over the rows after ``prefix``, with gradients from block ``first_layer`` on.
 
-    embedded: input embeddings, padded on the right. Raises ``UserError`` where blocks do not simply follow each other,
-    or for attention that cannot be captured.
+    embedded: input embeddings, padded on the right.
+
+    Raises ``UserError`` where a block's input is not the output of the block before, or attention cannot be captured.
     """
-    steps: list[_Step] = []
+    blocks: list[_Block] = []
     hidden = embedded
 
     def around(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,46 +93,47 @@ def walk_forward(lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: P
             def forward_hidden(states: Tensor) -> Tensor:
                 return _hidden(forward(states, *arguments, **keywords))
 
-            kept, states = _Kept(wide=layer % _WIDE_AGAIN != 0), hidden_states.detach().requires_grad_()
-            with kept.recorded():
+            stored, states = _Stored(wide=layer % _RECOMPUTE_WIDE != 0), hidden_states.detach().requires_grad_()
+            with stored.record():
                 output = forward(states, *arguments, **keywords)
             hidden = _hidden(output).detach()
-            steps.append(_Step(forward_hidden, states, kept))
+            blocks.append(_Block(forward_hidden, states, stored))
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return block
 
     with torch.no_grad(), capture_attention(lm.model, (), unchanged), replaced_forward(lm.model, around):
-        lm.last_logits(embedded, 0, after(prefix, embedded))
-    return Walk(hidden, first_layer, steps)
+        lm.last_logits(embedded, 0, prefix_arguments(prefix, embedded))
+    return ForwardPass(hidden, first_layer, blocks)
 
 
-def walk_backward(
+def backward_by_block(
     lm: FrozenLM,
-    walk: Walk,
+    forward: ForwardPass,
     gradient: Float[Tensor, "batch row d"],
     layers: Collection[int],
     reduce: Reduce,
 ) -> None:
-    """From ``dL/d hidden`` after the last block back to the first one; ``reduce`` sees each of ``layers`` on the way.
+    """The backward pass of ``forward``: calls ``reduce`` for each of ``layers``, from last to first.
 
-    What the walk keeps of a block is freed as soon as it has been passed.
+    gradient: ``dL/d hidden`` at the output of the last block. The graph and stored results of a block are freed before
+    the next block is computed, so ``forward`` can be used once.
     """
     seen: list[tuple[AttentionCall, Tensor]] = []
 
     def visit(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
-        if layer == walk.first:
+        if layer == forward.first:
             output = output.detach().requires_grad_()
         seen.append((call.detach(), output))
         return output
 
     with torch.enable_grad(), capture_attention(lm.model, layers, visit):
-        while walk.steps:
-            step = walk.steps.pop()
-            layer = walk.first + len(walk.steps)
-            with step.kept.replayed():
-                output = step.forward(step.hidden)
-            wanted = [attended for _, attended in seen] + ([step.hidden] if walk.steps else [])
+        while forward.blocks:
+            block = forward.blocks.pop()
+            layer = forward.first + len(forward.blocks)
+            with block.stored.replay():
+                output = block.forward(block.hidden)
+            wanted = [attended for _, attended in seen] + ([block.hidden] if forward.blocks else [])
             gradients = torch.autograd.grad(output, wanted, gradient)
             del output, wanted
             for call, _ in seen:
@@ -135,7 +143,7 @@ def walk_backward(
 
 
 def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Float[Tensor, "batch row vocab"]:
-    """Logits of what comes out of the last block, differentiable: the model's own norm and head, and no block."""
+    """Logits for the output of the last block, differentiable: the model's own final norm and head."""
 
     def around(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *_, **__: hidden
@@ -144,8 +152,8 @@ def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Floa
         return lm.last_logits(torch.zeros_like(hidden), hidden.shape[1])
 
 
-def after(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -> dict[str, Any]:
-    """What a model is told so that rows stand after ``prefix``; nothing for rows that begin a sequence."""
+def prefix_arguments(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -> dict[str, Any]:
+    """Keyword arguments for a forward pass of ``embedded`` after ``prefix`` (None: at the start of a sequence)."""
     if prefix is None:
         return {"use_cache": False}
     batch, length, _ = embedded.shape
@@ -162,7 +170,7 @@ def after(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -
 
 
 def unchanged(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
-    """A visit that leaves everything as it is."""
+    """A visit that does not change the output."""
     return output
 
 
@@ -171,10 +179,10 @@ def _hidden(output: Any) -> Tensor:
     return hidden
 
 
-class _Kept(TorchDispatchMode):
-    """Results of dear operations: taken down in order while recorded, handed out instead of them later.
+class _Stored(TorchDispatchMode):
+    """Stores the results of expensive operations in one pass, and returns them in the same order in the next.
 
-    wide: also of products with more columns than their input has, which fill much for what they cost.
+    wide: store also products with more columns than their input, which take much memory for their computing time.
     """
 
     def __init__(self, wide: bool) -> None:
@@ -184,30 +192,30 @@ class _Kept(TorchDispatchMode):
         self._recording, self._saved = False, 0
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Record one forward pass. Its graph keeps nothing: it is there so that the same operations run both times."""
+    def record(self) -> Iterator[None]:
+        """Store the results of one forward pass. It has a graph, so that the same operations run in both passes."""
         self._recording = True
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(self._count, _no_way_back), self:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(self._count, _no_backward), self:
             yield
         self._recording = False
         if self._results and not self._saved:
-            # No gradient needs the last product's numbers, which the block's output has taken in: its shape will do.
+            # The last product is only added to the output of the block, so no gradient needs its values.
             self._results[-1] = tree_map_only(Tensor, lambda t: t.new_zeros(()).expand(t.shape), self._results[-1])
 
     @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Run the same forward pass again, with a graph. What was recorded is used up."""
+    def replay(self) -> Iterator[None]:
+        """Run the same forward pass again, with a graph that can be used. Stored results are used up."""
         with torch.enable_grad(), self:
             yield
         if self._results:
-            raise RuntimeError(f"{len(self._results)} recorded results were not asked for: the passes differ")
+            raise RuntimeError(f"{len(self._results)} stored results were not used: the passes differ")
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        dear = operation in _FUSED or (operation in _PRODUCTS and (self._wide or _narrow(*args)))
-        if not (dear and self._recording):
-            return self._results.popleft() if dear else operation(*args, **(kwargs or {}))
+        expensive = operation in _FUSED or (operation in _PRODUCTS and (self._wide or _narrow(*args)))
+        if not (expensive and self._recording):
+            return self._results.popleft() if expensive else operation(*args, **(kwargs or {}))
         result, self._saved = operation(*args, **(kwargs or {})), 0
-        # Without the graph that the caller is about to attach.
+        # Detached: autograd attaches the graph of this pass to the result that is returned.
         self._results.append(tree_map_only(Tensor, Tensor.detach, result))
         return result
 
@@ -220,12 +228,12 @@ def _narrow(*operands: Tensor) -> bool:
     return columns <= inner
 
 
-def _no_way_back(nothing: None) -> Tensor:
-    raise AssertionError("the graph of the recorded pass is not for a backward pass")
+def _no_backward(nothing: None) -> Tensor:
+    raise AssertionError("the graph of the recorded pass has no saved tensors for a backward pass")
 
 
 class _PrefixLayer(CacheLayerMixin):
-    """A prefix in front of whatever is new. Remembers nothing new, so that a block can be computed twice."""
+    """A prefix before new keys and values, which are not stored, so that a block can be computed twice."""
 
     is_sliding = False
 
@@ -234,7 +242,7 @@ class _PrefixLayer(CacheLayerMixin):
         self.keys, self.values, self.is_initialized = keys, values, True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to initialize."""
+        """Nothing to initialize."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keys and values of the prefix and of the new rows."""
@@ -243,7 +251,7 @@ class _PrefixLayer(CacheLayerMixin):
         return torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many columns ``query_length`` new rows see, and the position of the first."""
+        """The number of positions that ``query_length`` new rows attend to, and the first of them."""
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:

@@ -1,6 +1,6 @@
-"""The whole flow of one instance: saliency and attention of every layer, all columns, for pages and figures.
+"""Flow maps: saliency and attention of every layer and all columns of one instance, for pages and figures.
 
-What the method decides needs the prompt columns alone; a map is for looking at, and takes ``layers * T^2`` numbers.
+The method itself needs only the prompt columns. A map has ``layers * T^2`` numbers.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dpc.files import write_atomically
-from dpc.flow.saliency import check_head_reduction, require_finite, saliency_block, walk_layers
+from dpc.flow.saliency import check_head_reduction, require_finite, saliency_block, visit_layers
 from dpc.model.attention_call import AttentionCall
 from dpc.model.lm import FrozenLM
 from dpc.prompt.prefix import PromptPrefix
 from dpc.types import HeadReduction, Saliency, Spans
 
-# Numbers in one of a map's arrays: 64 MB, a sequence of 700 positions in a model of 32 layers.
+# The most numbers in one array of a map: 64 MB, or a sequence of 700 positions in a model of 32 layers.
 _LARGEST = 2**24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowMap:
-    """Who reads from whom in one instance ``[p | q | r]``.
+    """Saliency and attention between the positions of one instance ``[p | q | r]``.
 
-    saliency: Eq 1. attention: post-softmax, mean over heads; its rows sum to 1 (less where a model has sinks).
-    Rows are the question's, then the rationale's positions; columns are all positions of ``spans``.
-    layers: the model layer behind each entry of the first axis, ascending. loss: of the rationale, nats a token.
+    saliency: Eq 1. attention: post-softmax, mean over heads; rows sum to 1 (less in a model with attention sinks).
+    Rows are the positions of question and rationale; columns are all positions of ``spans``.
+    layers: the model layer of each entry of the first axis, ascending. loss: of the rationale, in nats per token.
     """
 
     saliency: Float[Tensor, "layer row column"]
@@ -44,7 +44,7 @@ class FlowMap:
     head_reduction: HeadReduction
 
     def prompt_columns(self) -> Saliency:
-        """What ``prompt_saliency`` gives for the same instance and layers."""
+        """The result of ``prompt_saliency`` for the same instance and layers."""
         scores = self.saliency[:, :, self.spans.prompt]
         return Saliency(scores, self.spans, self.layers, self.loss, self.head_reduction)
 
@@ -59,7 +59,7 @@ def flow_map(
     *,
     prefix: PromptPrefix | None = None,
 ) -> FlowMap:
-    """Saliency (Eq 1) and attention of one instance, all ``layers`` (None: every one) in one forward and backward pass.
+    """Saliency (Eq 1) and attention of one instance in ``layers`` (None: every one), in one forward and backward pass.
 
     Arguments and errors are those of ``prompt_saliency``. The arrays are on the model's device, float32 (float64 for a
     float64 model), each ``[layer, |q| + |r|, P + |q| + |r|]``.
@@ -74,7 +74,7 @@ def flow_map(
         [scores] = saliency_block(call, gradient, rows, call.columns, head_reduction)
         saliency[layer], attention[layer] = scores.to(lm.device), _mean_attention(call, rows).to(lm.device)
 
-    loss = walk_layers(lm, soft_prompt, question, rationale, layers, reduce, prefix=prefix)
+    loss = visit_layers(lm, soft_prompt, question, rationale, layers, reduce, prefix=prefix)
     ascending = sorted(saliency)
     return FlowMap(
         saliency=require_finite(torch.stack([saliency[layer] for layer in ascending])),
@@ -87,18 +87,19 @@ def flow_map(
 
 
 def fits_a_map(lm: FrozenLM, prompt: int, question: int, rationale: int) -> bool:
-    """Whether a map of all layers over spans of these lengths, in tokens, is small enough to be kept on disk."""
+    """Whether a map of all layers over spans of these lengths, in tokens, is small enough to be stored."""
     rows = question + rationale
     return lm.layers * rows * (prompt + rows) <= _LARGEST
 
 
 def map_arrays(flow: FlowMap, tokens: Sequence[str]) -> dict[str, Any]:
-    """What a file holds of a map.
+    """The arrays of a map's file.
 
-    ``saliency`` and ``attention`` ``[layer, row, column]`` in float32, ``tokens`` (a label a column, soft tokens as
-    ``p0``, ``p1`` and so on), ``spans`` (``[[start, stop], ...]`` of prompt, question and rationale), ``layers``.
+    ``saliency`` and ``attention`` ``[layer, row, column]`` in float32, ``tokens`` (a label for each column, virtual
+    tokens as ``p0``, ``p1`` and so on), ``spans`` (``[[start, stop], ...]`` of prompt, question and rationale),
+    ``layers``.
 
-    tokens: text of the question's and the rationale's tokens. Raises ``ValueError`` where they are more or fewer.
+    tokens: texts of the question's and the rationale's tokens. Raises ``ValueError`` for another number of texts.
     """
     spans = flow.spans
     labels = [*(f"p{index}" for index in range(spans.prompt.stop)), *tokens]
@@ -114,7 +115,7 @@ def map_arrays(flow: FlowMap, tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write a compressed ``.npz``. Raises ``UserError`` where it cannot be written."""
+    """Write a compressed ``.npz`` file. Raises ``UserError`` if it cannot be written."""
     content = BytesIO()
     np.savez_compressed(content, **arrays)
     write_atomically(path, content.getvalue())

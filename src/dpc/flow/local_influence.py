@@ -22,25 +22,32 @@ from dpc.engine import Decoded
 from dpc.flow.saliency import loss_gradient, saliency_block
 from dpc.model.attention_call import AttentionCall
 from dpc.model.blocks import Around, Forward, pass_through, replaced_forward
-from dpc.model.capture import capture_attention, check_reproduces
+from dpc.model.capture import capture_attention
+from dpc.model.eager_check import check_reproduces
 from dpc.model.lm import FrozenLM
-from dpc.types import HeadReduction
-
-_NO_LABEL = -100
+from dpc.types import IGNORED_LABEL, HeadReduction, InfluenceRow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Influence:
-    """``s_i`` of every rationale token, and the rationale's mean cross-entropy in nats a token."""
+    """``s_i`` of every rationale token, and the rationale's mean cross-entropy in nats per token.
 
-    values: Float[Tensor, " rationale"]
+    at, before: by either reading of ``s_i`` (see ``InfluenceRow``).
+    """
+
+    at: Float[Tensor, " rationale"]
+    before: Float[Tensor, " rationale"]
     loss: float
+
+    def values(self, row: InfluenceRow) -> Float[Tensor, " rationale"]:
+        """``s_i`` by one reading."""
+        return self.at if row == "at" else self.before
 
 
 def local_influence(
     lm: FrozenLM, decoded: Sequence[Decoded], head_reduction: HeadReduction = "abs_of_sum"
 ) -> list[Influence]:
-    """How much the soft prompt influences each token of answers, equal to what ``prompt_saliency`` gives (Eqs 12, 13).
+    """``s_i`` of each token of ``decoded`` answers, equal to what ``prompt_saliency`` gives (Eqs 12, 13).
 
     decoded: answers to requests with a soft prompt, with their trails. One forward and backward pass of the last block
     serves all of them. Raises ``UserError`` for a model whose attention cannot be reproduced.
@@ -48,48 +55,66 @@ def local_influence(
     if not decoded:
         return []
     check_reproduces(lm)
-    seen = _Seen()
     with torch.inference_mode(False), torch.enable_grad():
-        batch = _pack(lm, decoded)
-        only_the_last = seen.only_the_last(lm.layers, batch.hidden)
-        with replaced_forward(lm.model, only_the_last), capture_attention(lm.model, [lm.layers - 1], seen):
-            # The head is asked for no position here: it has a way of its own, below.
-            standing = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
-            lm.last_logits(batch.hidden, 0, standing)
-        losses, gradient = loss_gradient(lm, seen.hidden.detach(), batch.labels)
+        batch, last = _pack(lm, decoded), _LastBlock()
+        last.run(lm, batch)
+        losses, gradient = loss_gradient(lm, last.hidden.detach(), batch.labels)
         scale = lm.gradient_scale
-        [scaled] = torch.autograd.grad(seen.hidden, seen.output, gradient * scale)
+        [scaled] = torch.autograd.grad(last.hidden, last.output, gradient * scale)
         gradient = scaled / scale
     longest = max(each.request.prompt_length for each in decoded)
-    scores = saliency_block(seen.call, gradient, seen.call.rows, slice(0, longest), head_reduction)
+    scores = saliency_block(last.call, gradient, last.call.rows, slice(0, longest), head_reduction)
     return [
-        Influence(_influence(scores[index], each), loss)
+        Influence(*_influence(scores[index], each), loss)
         for index, (each, loss) in enumerate(zip(decoded, losses.tolist(), strict=True))
     ]
 
 
-def _influence(scores: Float[Tensor, "row prompt"], decoded: Decoded) -> Float[Tensor, " rationale"]:
-    # The first row is the question's last, which wrote the first token; after the last token nothing was written, so
-    # that there is neither loss nor saliency.
-    values = scores[1 : len(decoded.generation.ids), : decoded.request.prompt_length].mean(dim=-1)
-    return pad(values, (0, 1))
+def last_block_output(
+    lm: FrozenLM, decoded: Sequence[Decoded]
+) -> tuple[Float[Tensor, "batch row d"], Int[Tensor, "batch row"]]:
+    """The last block's output at the positions that predict the tokens of ``decoded`` answers, and these tokens.
+
+    Rows are padded on the right; the token of a padded row is negative. Raises ``ValueError`` for a missing trail, and
+    ``UserError`` for a model whose attention cannot be reproduced.
+    """
+    check_reproduces(lm)
+    with torch.inference_mode(False), torch.enable_grad():
+        batch, last = _pack(lm, decoded), _LastBlock()
+        last.run(lm, batch)
+    return last.hidden.detach(), batch.labels
 
 
-class _Seen:
-    """The last block: its attention, where the graph begins, as nothing before it is asked for, and what comes out."""
+def _influence(
+    scores: Float[Tensor, "row prompt"], decoded: Decoded
+) -> tuple[Float[Tensor, " rationale"], Float[Tensor, " rationale"]]:
+    # The first row is the last position of the question, whose output is the first token. The row at the last token
+    # has no label, so that neither loss nor saliency comes from it.
+    rows = scores[: len(decoded.generation.ids), : decoded.request.prompt_length].mean(dim=-1)
+    return pad(rows[1:], (0, 1)), rows
+
+
+class _LastBlock:
+    """The last block: its attention, the leaf where the graph begins, and its output."""
 
     call: AttentionCall
     output: Tensor
     hidden: Tensor
 
-    def __call__(self, layer: int, call: AttentionCall, output: Tensor) -> Tensor:
+    def run(self, lm: FrozenLM, batch: _Batch) -> None:
+        """Run the model's forward function on ``batch``; the blocks before the last pass their input through."""
+        around = self._only_the_last(lm.layers, batch.hidden)
+        with replaced_forward(lm.model, around), capture_attention(lm.model, [lm.layers - 1], self._visit):
+            # No logits here: norm and head run over a few positions at a time, later.
+            keywords = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
+            lm.last_logits(batch.hidden, 0, keywords)
+
+    def _visit(self, layer: int, call: AttentionCall, output: Tensor) -> Tensor:
         self.call, self.output = call.detach(), output.detach().requires_grad_()
         return self.output
 
-    def only_the_last(self, layers: int, hidden: Tensor) -> Around:
-        """The last block reads ``hidden``; those before it hand on what they get."""
-
-        # Handed in at the block and not as inputs alone: models add positions to their inputs, or scale them.
+    def _only_the_last(self, layers: int, hidden: Tensor) -> Around:
+        # The block gets ``hidden`` itself: models add positions to their input embeddings, or scale them.
         def around(layer: int, forward: Forward) -> Forward:
             def last(_: Tensor, *rest: Any, **keywords: Any) -> Any:
                 output = forward(hidden, *rest, **keywords)
@@ -166,7 +191,7 @@ def _pack(lm: FrozenLM, decoded: Sequence[Decoded]) -> _Batch:
         pad_sequence([part.transpose(0, 1) for part in parts], batch_first=True).transpose(1, 2)
         for parts in ([trail.keys for trail in trails], [trail.values for trail in trails])
     )
-    labels = torch.full(hidden.shape[:2], _NO_LABEL)
+    labels = torch.full(hidden.shape[:2], IGNORED_LABEL)
     positions = torch.zeros(hidden.shape[:2], dtype=torch.long)
     for index, each in enumerate(decoded):
         ids, first = each.generation.ids, len(each.request) - 1

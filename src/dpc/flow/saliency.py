@@ -1,7 +1,7 @@
-"""Saliency of attention (Eq 1), exactly, for the prompt columns of any layer, without a single attention matrix.
+"""Saliency of attention (Eq 1) for the prompt columns of any layer: exact, without attention matrices.
 
-With ``O = A V`` the output of a head, ``dL/dA[i,j] = dL/dO[i] . V[j]``: queries, keys, values and one gradient a layer
-suffice. See Wang et al. 2023, "Label words are anchors", for the measure, and the paper's section 3 for its use.
+With ``O = A V`` the output of a head, ``dL/dA[i,j] = dL/dO[i] . V[j]``, so queries, keys, values and one gradient for
+each layer suffice. The measure is from Wang et al. 2023, "Label words are anchors"; section 3 of the paper uses it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dpc.errors import UserError
-from dpc.flow.block_walk import Reduce, after, logits_of_hidden, unchanged, walk_backward, walk_forward
+from dpc.flow.block_walk import (
+    Reduce,
+    backward_by_block,
+    forward_by_block,
+    logits_of_hidden,
+    prefix_arguments,
+    unchanged,
+)
 from dpc.model.attention_call import AttentionCall, grouped_matmul
-from dpc.model.capture import capture_attention, check_reproduces
+from dpc.model.capture import capture_attention
+from dpc.model.eager_check import check_reproduces
 from dpc.model.lm import FrozenLM
 from dpc.prompt.prefix import PromptPrefix, compute_prefixes
-from dpc.types import HeadReduction, Saliency, Spans
+from dpc.types import IGNORED_LABEL, HeadReduction, Saliency, Spans
 
 SaliencyWay = Literal["auto", "by block", "one graph", "whole"]
 
-_NO_LABEL = -100
-# Numbers that a graph keeps in a block for each value of a hidden state, about; and how many in all are few (128 MB).
-_KEPT_A_BLOCK, _SMALL_GRAPH = 32, 2**25
-# Logits computed at a time, over a batch: more would outweigh the activations of a block, fewer leave a GPU waiting.
+# A graph stores about this many numbers in each block for each number of a hidden state. A graph of all blocks with at
+# most _SMALL_GRAPH numbers (128 MB) is small.
+_STORED_IN_BLOCK, _SMALL_GRAPH = 32, 2**25
+# Logits computed at a time, for a batch. More take more memory than the activations of a block; fewer leave a GPU idle.
 _LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**22, 2**26
 
 
@@ -42,25 +50,27 @@ def prompt_saliency(
     *,
     prefix: PromptPrefix | None = None,
     way: SaliencyWay = "auto",
+    end_ids: Sequence[int | None] | None = None,
 ) -> list[Saliency]:
     """``I_l[i,j] = | sum_h A_h[i,j] * dL/dA_h[i,j] |`` (Eq 1) for the prompt columns j of each instance.
 
-    L is the mean cross-entropy of the instance's own rationale tokens in nats; one forward and one backward pass serve
-    the whole batch, and no instance depends on its neighbours.
+    L is the mean cross-entropy of the instance's own rationale tokens in nats, with teacher forcing. A batch takes one
+    forward and one backward pass, and no instance depends on the others.
 
     Args:
         lm: the model, in evaluation mode.
-        soft_prompt: vectors in front of every question, in any float type.
-        questions: token ids, one sequence an instance; may be empty.
+        soft_prompt: virtual tokens before every question, in any float type.
+        questions: token ids of each instance; may be empty.
         rationales: token ids that the model wrote after each question.
         layers: which layers, None for all; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
-        prefix: keys and values of ``soft_prompt``, where they are at hand; computed here otherwise.
-        way: ``by block`` or in ``one graph`` after the prefix, ``auto`` (by size), or ``whole``, prompt included.
+        prefix: keys and values of ``soft_prompt`` if they are known; otherwise they are computed.
+        way: ``by block`` (activation checkpointing) or in ``one graph``, both after the prefix; ``auto``: by size;
+            ``whole``: one graph of the whole sequence, prompt included.
+        end_ids: the end token of each rationale, where it counts in the loss; None where it does not.
 
     Returns:
-        One ``Saliency`` an instance, scores ``[layer, question and rationale row, prompt column]`` on the model's
-        device, float32 (float64 for a float64 model).
+        One ``Saliency`` per instance, on the model's device, in float32 (float64 for a float64 model).
 
     Raises:
         UserError: an empty rationale, a sequence longer than the context, an unknown layer or token, a prompt of
@@ -72,11 +82,11 @@ def prompt_saliency(
     if not questions:
         return []
     blocks: dict[int, Tensor] = {}
-    # The loss of the first token after an empty question is found at the last soft token, which must run then.
+    # The last virtual token predicts the first token after an empty question, so it is not part of the prefix then.
     start = 0 if way == "whole" else len(soft_prompt) - (not all(questions))
-    # Gradients are needed here even where the caller has switched them off.
+    # Gradients are needed even if the caller has disabled them.
     with torch.inference_mode(False), torch.enable_grad():
-        batch = _pack(lm, soft_prompt, questions, rationales, start)
+        batch = _pack(lm, soft_prompt, questions, rationales, start, end_ids)
         rows, columns = slice(len(soft_prompt) - start, batch.embedded.shape[1]), slice(0, len(soft_prompt))
 
         def reduce(layer: int, call: AttentionCall, gradient: Tensor) -> None:
@@ -88,13 +98,11 @@ def prompt_saliency(
         else:
             losses = _in_one_graph(lm, batch, before, wanted, reduce)
     scores = torch.stack([blocks[layer] for layer in wanted], dim=1)
-    return [
-        _instance(scores[index], spans, wanted, loss, head_reduction)
-        for index, (spans, loss) in enumerate(zip(batch.spans, losses.tolist(), strict=True))
-    ]
+    each = zip(scores, batch.spans, losses.tolist(), strict=True)
+    return [_instance(own, spans, wanted, loss, head_reduction) for own, spans, loss in each]
 
 
-def walk_layers(
+def visit_layers(
     lm: FrozenLM,
     soft_prompt: Float[Tensor, "prompt d"],
     question: Sequence[int],
@@ -104,10 +112,10 @@ def walk_layers(
     *,
     prefix: PromptPrefix | None = None,
 ) -> float:
-    """Hand each of ``layers`` of one instance to ``reduce``, the last one first; returns the rationale's loss in nats.
+    """Call ``reduce`` for each of ``layers`` of one instance, from last to first; returns the rationale's loss in nats.
 
     ``reduce(layer, call, gradient [1 head row v])``: the last rows of the call are those of question and rationale, its
-    columns the whole ``[p | q | r]``. Other arguments and errors are those of ``prompt_saliency``.
+    columns are the whole ``[p | q | r]``. Other arguments and errors are those of ``prompt_saliency``.
     """
     wanted = _sorted_layers(lm, layers)
     _require_ready(lm, soft_prompt, [question], [rationale])
@@ -138,20 +146,24 @@ def saliency_block(
 def _block_by_block(
     lm: FrozenLM, batch: _Batch, prefix: PromptPrefix, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
-    walk = walk_forward(lm, batch.embedded, prefix, layers[0])
-    losses, gradient = loss_gradient(lm, walk.hidden, batch.labels)
+    forward = forward_by_block(lm, batch.embedded, prefix, layers[0])
+    losses, gradient = loss_gradient(lm, forward.hidden, batch.labels)
     scale = lm.gradient_scale
-    walk_backward(lm, walk, gradient * scale, layers, lambda layer, call, scaled: reduce(layer, call, scaled / scale))
+
+    def unscaled(layer: int, call: AttentionCall, scaled: Tensor) -> None:
+        reduce(layer, call, scaled / scale)
+
+    backward_by_block(lm, forward, gradient * scale, layers, unscaled)
     return losses
 
 
 def loss_gradient(
     lm: FrozenLM, hidden: Float[Tensor, "batch row d"], labels: Int[Tensor, "batch row"]
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch row d"]]:
-    """The mean cross-entropy of each instance in nats a token, and its gradient at what comes out of the last block.
+    """The mean cross-entropy of each instance in nats per token, and its gradient at the output of the last block.
 
-    labels: the token that each position is asked for, negative for none. Norm and head run over a few positions at a
-    time, so that logits are never there for all of them.
+    labels: the token that each position predicts, negative for none. Final norm and head run over a few positions at a
+    time, so the logits of all positions never exist together.
     """
     labelled = (labels >= 0).any(0).nonzero().flatten().tolist()
     most = _LOGITS_ON_CPU if lm.device.type == "cpu" else _LOGITS_ON_GPU
@@ -168,8 +180,8 @@ def loss_gradient(
 
 
 def _one_graph_is_small(lm: FrozenLM, batch: _Batch) -> bool:
-    """Whether a graph of all blocks is too small for saving memory to be worth the time."""
-    return batch.embedded.numel() * lm.layers * _KEPT_A_BLOCK <= _SMALL_GRAPH
+    """Whether a graph of all blocks takes so little memory that checkpointing would only cost time."""
+    return batch.embedded.numel() * lm.layers * _STORED_IN_BLOCK <= _SMALL_GRAPH
 
 
 def _in_one_graph(
@@ -188,13 +200,13 @@ def _in_one_graph(
                 "choose a model of another architecture"
             )
         pending = [call.detach()]
-        # Popped, so that this layer's queries, keys and values go before the next layer is reduced.
+        # Popped, so that this layer's queries, keys and values are freed before the next layer is reduced.
         output.register_hook(lambda scaled: reduce(layer, pending.pop(), scaled / scale))
         return output
 
     kept = slice(int((batch.labels >= 0).any(0).nonzero()[0]), batch.labels.shape[1])
     with capture_attention(lm.model, layers, visit):
-        logits = lm.last_logits(batch.embedded, kept.stop - kept.start, after(prefix, batch.embedded))
+        logits = lm.last_logits(batch.embedded, kept.stop - kept.start, prefix_arguments(prefix, batch.embedded))
     losses = _losses(logits, batch.labels, kept)
     torch.autograd.grad(losses.sum() * scale, leaf)
     return losses.detach()
@@ -202,7 +214,7 @@ def _in_one_graph(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Right-padded sequences: attention is causal, so no real position ever sees what follows its instance."""
+    """Sequences padded on the right. Attention is causal, so no token attends to the padding after it."""
 
     embedded: Float[Tensor, "batch row d"]
     labels: Int[Tensor, "batch row"]
@@ -215,18 +227,21 @@ def _pack(
     questions: Sequence[Sequence[int]],
     rationales: Sequence[Sequence[int]],
     start: int,
+    end_ids: Sequence[int | None] | None = None,
 ) -> _Batch:
     """Embeddings and labels of all positions from ``start`` on."""
     prompt = soft_prompt.detach().to(device=lm.device, dtype=lm.dtype)
     spans = tuple(Spans.of(len(prompt), len(q), len(r)) for q, r in zip(questions, rationales, strict=True))
     length = max(span.rationale.stop for span in spans)
     ids = torch.zeros(len(spans), length - len(prompt), dtype=torch.long)
-    labels = torch.full((len(spans), length), _NO_LABEL)
+    labels = torch.full((len(spans), length), IGNORED_LABEL)
     for row, (question, rationale, span) in enumerate(zip(questions, rationales, spans, strict=True)):
         tokens = torch.tensor([*question, *rationale])
         ids[row, : len(tokens)] = tokens
-        # A token is predicted at the position before it.
+        # Each position predicts the token after it.
         labels[row, span.rationale.start - 1 : span.rationale.stop - 1] = tokens[len(question) :]
+        if end_ids is not None and (end := end_ids[row]) is not None:
+            labels[row, span.rationale.stop - 1] = end
     embedded = lm.embed(ids.to(lm.device)).detach().to(lm.dtype)
     embedded = torch.cat([prompt[start:].expand(len(spans), -1, -1), embedded], dim=1)
     return _Batch(embedded, labels[:, start:].to(lm.device), spans)
@@ -235,17 +250,17 @@ def _pack(
 def _losses(
     logits: Float[Tensor, "batch kept vocab"], labels: Int[Tensor, "batch row"], kept: slice
 ) -> Float[Tensor, " batch"]:
-    """What the positions ``kept`` add to each instance's mean cross-entropy, in nats per rationale token."""
+    """The part of each instance's mean cross-entropy from the positions ``kept``, in nats per rationale token."""
     labels = labels.to(logits.device)
     targets = labels[:, kept]
-    tokens = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_NO_LABEL, reduction="none")
-    return tokens.view_as(targets).sum(1) / (labels != _NO_LABEL).sum(1)
+    tokens = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
+    return tokens.view_as(targets).sum(1) / (labels != IGNORED_LABEL).sum(1)
 
 
 def _prefix(lm: FrozenLM, soft_prompt: Tensor, prefix: PromptPrefix | None, stop: int) -> PromptPrefix:
     """The first ``stop`` positions of the prompt's prefix."""
     if prefix is None:
-        # With our attention, whose precision is the model's own even where the library's is not.
+        # With our attention, which computes probabilities in float64 for a float64 model; the library's may not.
         with capture_attention(lm.model, (), unchanged):
             [prefix] = compute_prefixes(lm, soft_prompt.detach()[None])
     if len(prefix) != len(soft_prompt):
@@ -269,7 +284,7 @@ def _instance(
 
 
 def require_finite(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """``scores`` as they are. Raises ``UserError`` where one of them is no finite number."""
+    """``scores``, unchanged. Raises ``UserError`` if one of them is not a finite number."""
     if not bool(torch.isfinite(scores).all()):
         raise UserError("saliency is not finite: numbers overflow in this model's type, load it in float32 or bfloat16")
     return scores

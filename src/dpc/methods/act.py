@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from dpc.engine import Decoder, Request, by_length
 from dpc.engine.plain import greedy
 from dpc.methods.act_attention import SinkCalibration, calibrated_attention
-from dpc.methods.base import Setup
-from dpc.methods.prompt_tuning import single_pass
+from dpc.methods.method import Method, Setup
+from dpc.methods.one_pass import OnePass
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Answer, Cost
 
@@ -30,7 +30,7 @@ class AttentionCalibration:
     ) -> Iterator[tuple[int, Answer]]:
         """One greedy pass in plain batches. Where the search found no head to calibrate, this is prompt tuning."""
         if not self.calibration.heads:
-            yield from single_pass(decoder, questions, self.soft_prompt, max_new_tokens)
+            yield from OnePass(self.soft_prompt).answer(decoder, questions, max_new_tokens)
             return
         requests = [Request(question, self.soft_prompt, tag=index) for index, question in enumerate(questions)]
         for batch in by_length(requests, decoder.settings.batch_size):
@@ -40,11 +40,19 @@ class AttentionCalibration:
             seconds = (time.perf_counter() - began) / len(batch)
             for index, generation in zip(batch, generations, strict=True):
                 tokens = len(generation.ids)
-                cost = Cost(tokens + (generation.finish == "eos"), 0, tokens, seconds)
+                passes = tokens + (generation.finish == "eos")
+                cost = Cost(passes, 0, tokens, seconds, forward_tokens=float(len(requests[index]) + passes - 1))
                 yield index, Answer(generation, None, None, cost)
 
 
-def build(setup: Setup) -> AttentionCalibration:
-    """Raises ``UserError`` for no soft prompt, or where no heads were searched."""
+def _act(setup: Setup) -> AttentionCalibration:
     prompt, heads = setup.need_prompt("act"), setup.need_act_heads("act")
     return AttentionCalibration(prompt, SinkCalibration(heads, setup.act.alpha, setup.act.beta))
+
+
+ACT = Method(
+    "act",
+    "attention calibration (Yu et al. 2024): sinks of searched heads are attenuated",
+    build=_act,
+    needs=frozenset({"prompt", "act_heads"}),
+)

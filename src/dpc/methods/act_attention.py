@@ -24,7 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
-from dpc.model.capture import check_reproduces, read_call
+from dpc.model.capture import read_call
+from dpc.model.eager_check import check_reproduces
 from dpc.model.lm import FrozenLM
 
 IMPLEMENTATION = "dpc_act"

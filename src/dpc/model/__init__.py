@@ -1,1 +1,1 @@
-"""The frozen language model and its attention: the one package that knows transformers' internals."""
+"""The frozen language model: its checkpoint and its attention, built on the internals of transformers."""

@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-# Logits made at a time: at most this many, and, against all columns, few enough rows to stay linear in length.
+# Most logits computed at a time; and most rows against all columns, so that memory stays linear in the length.
 _BLOCK_ELEMENTS, _BLOCK_ROWS = 2**22, 64
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """One layer's attention as the model asked for it: rows read, columns are read, and there may be more columns.
+    """The arguments of one layer's attention. Rows are query positions, columns are key positions (as many or more).
 
-    mask: True (or 0) where a row may read a column, False (or very negative) elsewhere. None is causal: the rows are
-    the last of the columns. softcap: logits become ``softcap * tanh(logits / softcap)``. sinks: an extra logit a head,
-    whose share goes nowhere. lse: log-sum-exp of every row's logits, where it is known already.
+    mask: True (or 0) where a row may attend to a column, False (or very negative) elsewhere. None is causal attention,
+    in which the rows are the last of the columns. softcap: logits become ``softcap * tanh(logits / softcap)``.
+    sinks: an extra logit per head, whose probability is dropped. lse: log-sum-exp of every row's logits, if known.
     """
 
     query: Float[Tensor, "batch head row d"]
@@ -36,7 +36,7 @@ class AttentionCall:
 
     @property
     def precision(self) -> torch.dtype:
-        """What probabilities are computed in: float32, or float64 for a float64 model."""
+        """Type in which probabilities are computed: float32, or float64 for a float64 model."""
         return torch.float64 if self.query.dtype == torch.float64 else torch.float32
 
     @property
@@ -50,13 +50,13 @@ class AttentionCall:
         return slice(0, self.key.shape[2])
 
     def detach(self) -> AttentionCall:
-        """The same numbers outside the autograd graph."""
+        """The same call, detached from the autograd graph."""
         sinks = None if self.sinks is None else self.sinks.detach()
         query, key, value = self.query.detach(), self.key.detach(), self.value.detach()
         return replace(self, query=query, key=key, value=value, sinks=sinks)
 
     def row_blocks(self, rows: slice, columns: slice) -> Iterator[slice]:
-        """Consecutive parts of ``rows`` for which the probabilities of ``columns`` take a bounded number of logits."""
+        """Consecutive parts of ``rows``, so small that few logits are needed for the probabilities of ``columns``."""
         batch, heads, length, _ = self.query.shape
         known = self.lse is not None
         width, most = (columns.stop - columns.start, length) if known else (self.key.shape[2], _BLOCK_ROWS)
@@ -65,7 +65,7 @@ class AttentionCall:
             yield slice(start, min(start + size, rows.stop))
 
     def probabilities(self, rows: slice, columns: slice) -> Float[Tensor, "batch head block_row block_column"]:
-        """``A[i,j] = exp(logit[i,j] - lse_i)``: the softmax runs over every column, the block is what is returned."""
+        """A block of ``A[i,j] = exp(logit[i,j] - lse_i)``. The softmax is over all columns."""
         if self.lse is not None:
             return torch.exp(self._logits(rows, columns) - self.lse[:, :, rows, None])
         visible = slice(0, max(self._visible(rows), columns.stop))
@@ -76,25 +76,25 @@ class AttentionCall:
         return torch.exp(logits[..., columns] - lse)
 
     def output(self) -> Float[Tensor, "batch head row v"]:
-        """``O = A V``, differentiable; what is kept for the backward pass is linear in the sequence length."""
+        """``O = A V``, differentiable. Memory for the backward pass is linear in the sequence length."""
         return self.attend()[0]
 
     def attend(self) -> tuple[Float[Tensor, "batch head row v"], AttentionCall]:
-        """The output, and this call with the log-sum-exp that the fused kernel found on the way, where it tells."""
+        """The output, and this call with the log-sum-exp if the fused kernel returns one."""
         fused = self.softcap is None and self.sinks is None and self.key.shape[-1] == self.value.shape[-1]
         if fused and self.mask is None:
             output, lse = self._fused()
             return output, replace(self, lse=lse)
         if fused:
-            # The fused kernels keep a float copy of an explicit mask in every layer: compute it again instead.
-            output, lse = _again_in_backward(self._fused)
+            # For an explicit mask, fused kernels save a float copy per layer. Recomputation saves that memory.
+            output, lse = _recomputed(self._fused)
             return output, replace(self, lse=lse)
         blocks = self.row_blocks(self.rows, self.columns)
-        return torch.cat([_again_in_backward(self._output_rows, rows) for rows in blocks], dim=2), self
+        return torch.cat([_recomputed(self._output_rows, rows) for rows in blocks], dim=2), self
 
     def _fused(self) -> tuple[Tensor, Tensor | None]:
         query, mask, before = self.query, self.mask, self._before if self.mask is None else 0
-        # The kernels align causal rows with the first columns: rows that nobody reads stand for those before ours.
+        # The kernels align causal rows with the first columns, so padding rows come before the rows of this call.
         query = pad(query, (0, 0, before, 0)) if before else query
         if query.device.type == "cpu":
             mask = None if mask is None else _as_float(mask, query.dtype).expand(*query.shape[:1], -1, -1, -1)
@@ -104,12 +104,12 @@ class AttentionCall:
             return output[:, :, before:], lse[:, :, before:].detach()
         groups = query.shape[1] // self.key.shape[1]
         key, value = (part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in (self.key, self.value))
-        if _cuda_tells_lse(query):
+        if _cuda_returns_lse(query):
             mask = None if mask is None else _aligned(_as_float(mask, query.dtype)).expand(*query.shape[:2], -1, -1)
             output, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
                 query, key, value, mask, compute_log_sumexp=True, is_causal=mask is None, scale=self.scale
             )
-            # The kernel rounds the number of rows up.
+            # The kernel rounds the number of rows in lse up.
             return output[:, :, before:], lse[:, :, before : query.shape[2]].detach()
         output = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale
@@ -123,11 +123,11 @@ class AttentionCall:
 
     @property
     def _before(self) -> int:
-        """Columns before the first row's own."""
+        """Number of columns before the first row's own."""
         return self.key.shape[2] - self.query.shape[2]
 
     def _visible(self, rows: slice) -> int:
-        """How many columns ``rows`` may read."""
+        """Number of columns that ``rows`` may attend to."""
         return self.key.shape[2] if self.mask is not None else self._before + int(rows.stop)
 
     def _logits(self, rows: slice, columns: slice) -> Tensor:
@@ -138,7 +138,7 @@ class AttentionCall:
         return logits + self.additive_mask(rows, columns)
 
     def additive_mask(self, rows: slice, columns: slice) -> Float[Tensor, "#batch #head block_row block_column"]:
-        """What is added to the logits of a block: 0 where a row may read a column, minus infinity elsewhere."""
+        """The additive mask of a block of logits: 0 where a row may attend to a column, minus infinity elsewhere."""
         if self.mask is not None:
             return _as_float(self.mask[:, :, rows, columns], self.precision)
         row = torch.arange(rows.start, rows.stop, device=self.query.device) + self._before
@@ -149,7 +149,7 @@ class AttentionCall:
 def grouped_matmul(
     left: Float[Tensor, "batch head row d"], right: Float[Tensor, "batch kv_head column d"]
 ) -> Float[Tensor, "batch head row column"]:
-    """``left @ right.mT`` where several heads share one key-value head, without repeating it."""
+    """``left @ right.mT`` for several query heads per key-value head, without a copy of the key-value heads."""
     batch, heads, rows, width = left.shape
     kv_heads = right.shape[1]
     product = left.reshape(batch, kv_heads, heads // kv_heads * rows, width) @ right.mT
@@ -162,20 +162,20 @@ def _as_float(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
-def _cuda_tells_lse(query: Tensor) -> bool:
-    """Whether the fused kernel that tells the log-sum-exp takes such queries on their device."""
+def _cuda_returns_lse(query: Tensor) -> bool:
+    """Whether the fused CUDA kernel that returns the log-sum-exp supports these queries."""
     if query.device.type != "cuda" or query.dtype == torch.float64 or query.shape[-1] % 8:
         return False
     return query.dtype != torch.bfloat16 or torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _aligned(mask: Tensor) -> Tensor:
-    """The same numbers, rows 16 numbers apart or a multiple of that: the fused kernel of CUDA reads no others."""
+    """The same mask with a row stride that is a multiple of 16, as the fused CUDA kernel requires."""
     columns = mask.shape[-1]
     return pad(mask, (0, -columns % 16))[..., :columns]
 
 
-def _again_in_backward(function: Callable[..., Any], *arguments: Any) -> Any:
+def _recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,4 @@
-"""Which attention function a model uses, changed for as long as a ``with`` block lasts."""
+"""A context manager that changes the attention function of a model."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class AttentionImplementation:
-    """The switch of one model. Finding every config that names the attention is slow, so it is done once."""
+    """The attention function of one model. It collects the configs that name it once, because that is slow."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._configs = _configs(model)
 
     def in_use(self) -> set[str | None]:
-        """What the parts of the model use now."""
+        """The names of the implementations that parts of the model use now."""
         return {config._attn_implementation for config in self._configs}
 
     @contextmanager
     def switched(self, name: str) -> Iterator[None]:
-        """Use the registered implementation ``name``; restored on exit, also after an error."""
+        """Use the registered implementation ``name``. Restored on exit, also on an error."""
         before = [(config, config._attn_implementation) for config in self._configs]
         try:
             for config in self._configs:
                 config._attn_implementation = name
             yield
         finally:
-            # Setting a config sets its sub-configs too, so parents come first.
+            # Setting a config also sets its sub-configs, so parents come first.
             for config, implementation in before:
                 config._attn_implementation = implementation
 
 
 def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
-    """Every config that says which attention is used, each once, parents before their sub-configs."""
+    """Every config that names an attention implementation, each once, parents before their sub-configs."""
     queue = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     found: dict[int, PreTrainedConfig] = {}
     while queue:

@@ -1,4 +1,4 @@
-"""The decoder blocks of a model, and another way through them for as long as a ``with`` block lasts."""
+"""The decoder blocks of a model, and a context manager that replaces their forward functions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dpc.errors import UserError
 
 Forward = Callable[..., Any]
 Around = Callable[[int, Forward], Forward]
-"""``around(layer, forward) -> forward``: what a block computes in place of its own ``forward``."""
+"""``around(layer, forward) -> forward``: the function that replaces a block's own ``forward``."""
 
 
 def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The blocks of a causal language model, first to last.
 
-    Raises ``UserError`` where the model has no single list with one module a layer.
+    Raises ``UserError`` unless the model has exactly one list with one module per layer.
     """
     layers = int(model.config.num_hidden_layers)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
@@ -38,12 +38,12 @@ def _holds(outer: nn.Module, inner: nn.Module) -> bool:
 
 @contextmanager
 def replaced_forward(model: PreTrainedModel, around: Around) -> Iterator[None]:
-    """Let every block compute ``around(layer, its own forward)``; restored on exit, also after an error."""
+    """Replace the forward function of every block by ``around(layer, forward)``. Restored on exit, also on an error."""
     blocks = decoder_blocks(model)
     try:
         for layer, block in enumerate(blocks):
             own = block.forward
-            # On the instance, where it hides the method of the class until it is deleted.
+            # On the instance: it hides the method of the class until it is deleted.
             block.__dict__["forward"] = around(layer, own)
         yield
     finally:
@@ -52,5 +52,5 @@ def replaced_forward(model: PreTrainedModel, around: Around) -> Iterator[None]:
 
 
 def pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-    """A block that does nothing."""
+    """A block that returns its input."""
     return hidden_states

@@ -1,4 +1,4 @@
-"""Attention masks for rows that stand each at a position of their own."""
+"""Attention masks for batches whose rows are at different positions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def position_mask(
     device: torch.device,
     **_: Any,
 ) -> Float[Tensor, "row 1 time position"]:
-    """0 where a row may read, minus infinity elsewhere; the signature is that of transformers' mask functions.
+    """An additive mask: 0 where a token may attend, minus infinity elsewhere. A mask function for transformers.
 
-    ``mask_function`` is the model's own rule (causal, sliding window), here asked about each token's own position.
-    Numbers and not booleans, because fused kernels would turn booleans into numbers again in every layer.
+    ``mask_function`` is the model's own rule (causal, sliding window). It gets each token's position, ``q_offset``.
+    The mask is not boolean, because fused kernels would convert a boolean mask to numbers in every layer.
     """
     zero = torch.zeros((), dtype=torch.long, device=device)
     columns = torch.arange(kv_length, device=device)

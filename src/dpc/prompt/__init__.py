@@ -1,1 +1,1 @@
-"""The soft prompt: its value, file format (a PEFT adapter), KV cache prefix, corruption, and tuning."""
+"""The soft prompt: its value, its files (a PEFT adapter), its KV cache prefix, corruption, and tuning."""

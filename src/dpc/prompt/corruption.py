@@ -1,4 +1,4 @@
-"""Dynamic corruption of a soft prompt: the key token masked, the other vectors pruned. Pure functions."""
+"""Dynamic corruption of a soft prompt: the key token is masked, the other vectors are pruned. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dpc.errors import UserError
-from dpc.types import PruneScope
+from dpc.types import MaskValue, PruneBy, PruneScope, Rounding
 
 GAMMA = 10.0
 
@@ -21,16 +21,21 @@ def corrupt(
     gamma: float = GAMMA,
     prune_scope: PruneScope = "vector",
     mask_key: bool = True,
+    *,
+    prune_by: PruneBy = "magnitude",
+    prune_rounding: Rounding = "floor",
+    mask_value: MaskValue = "zero",
 ) -> Float[Tensor, "prompt d"]:
     """Corrupted soft prompt p' (Dynamic Prompt Corruption, arXiv 2503.13208, section 3.2, stage 2).
 
-    The vector of ``key_token`` becomes zero (or stays as it is with ``mask_key=False``); every other vector loses its
-    smallest-magnitude ``gamma`` percent of values. The input is left as it is.
+    The vector of ``key_token`` is set to zero (or not changed, with ``mask_key=False``). In every other vector the
+    smallest ``gamma`` percent of values are set to zero. The input is not modified.
 
     vectors: ``[prompt, d]``. key_token: position in ``[0, prompt)``. gamma: percent in ``[0, 100]``.
     prune_scope: ``vector`` ranks the values of each vector alone, ``prompt`` those of all other vectors together.
-    Returns ``[prompt, d]``, same type and device; what is not pruned keeps its bits.
-    Raises ``UserError`` where key_token, gamma or prune_scope is outside of these.
+    prune_by, prune_rounding: see ``prune`` and ``pruned_count``. mask_value: ``zero``, or ``mean`` of all vectors.
+    Returns ``[prompt, d]``, same type and device. Values that are not pruned are bitwise equal.
+    Raises ``UserError`` if key_token, gamma or prune_scope is outside of its range.
     """
     length, width = vectors.shape
     if not 0 <= key_token < length:
@@ -38,33 +43,42 @@ def corrupt(
     others = torch.arange(length, device=vectors.device) != key_token
     corrupted = vectors.detach().clone()
     if prune_scope == "vector":
-        corrupted[others] = prune(corrupted[others], gamma)
+        corrupted[others] = prune(corrupted[others], gamma, prune_by, prune_rounding)
     elif prune_scope == "prompt":
-        corrupted[others] = prune(corrupted[others].reshape(1, (length - 1) * width), gamma).reshape(length - 1, width)
+        flat = corrupted[others].reshape(1, (length - 1) * width)
+        corrupted[others] = prune(flat, gamma, prune_by, prune_rounding).reshape(length - 1, width)
     else:
         raise UserError(f"prune scope '{prune_scope}': expected 'vector' or 'prompt'")
     if mask_key:
-        corrupted[key_token] = 0.0
+        corrupted[key_token] = 0.0 if mask_value == "zero" else vectors.detach().mean(0)
     return corrupted
 
 
-def prune(rows: Float[Tensor, "row value"], gamma: float) -> Float[Tensor, "row value"]:
-    """Each row with its ``pruned_count`` smallest-magnitude values set to zero; of equal ones the first go.
+def prune(
+    rows: Float[Tensor, "row value"], gamma: float, by: PruneBy = "magnitude", rounding: Rounding = "floor"
+) -> Float[Tensor, "row value"]:
+    """Each row with its ``pruned_count`` smallest values set to zero; of equal ones, the first.
 
-    Magnitude, not signed size: a large negative value carries as much of a vector as a large positive one.
+    by: ``magnitude``, because a large negative value contributes as much to a vector as a large positive one; or
+    ``value``, the signed numbers.
 
-    Raises ``UserError`` where gamma is no percentage.
+    Raises ``UserError`` if gamma is not a percentage.
     """
-    ascending = rows.abs().argsort(dim=1, stable=True)
-    smallest = ascending[:, : pruned_count(rows.shape[1], gamma)]
+    ascending = (rows.abs() if by == "magnitude" else rows).argsort(dim=1, stable=True)
+    smallest = ascending[:, : pruned_count(rows.shape[1], gamma, rounding)]
     return rows.masked_fill(torch.zeros_like(rows, dtype=torch.bool).scatter_(1, smallest, True), 0.0)
 
 
-def pruned_count(values: int, gamma: float) -> int:
-    """``floor(gamma / 100 * values)``, with gamma taken as the decimal that was written (29% of 100 is 29, not 28).
+def pruned_count(values: int, gamma: float, rounding: Rounding = "floor") -> int:
+    """``gamma / 100 * values``, rounded, in exact decimal arithmetic: 29% of 100 is 29, where floats give 28.
 
-    Raises ``UserError`` where gamma is outside of ``[0, 100]``.
+    rounding: ``floor``, ``ceil``, or ``round`` (a half to the even number).
+
+    Raises ``UserError`` if gamma is outside of ``[0, 100]``.
     """
     if not 0 <= gamma <= 100:
         raise UserError(f"gamma {gamma}: expected a percentage of values to prune, 0 to 100")
-    return math.floor(Fraction(repr(float(gamma))) * values / 100)
+    exact = Fraction(repr(float(gamma))) * values / 100
+    if rounding == "round":
+        return round(exact)
+    return math.floor(exact) if rounding == "floor" else math.ceil(exact)

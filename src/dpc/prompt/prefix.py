@@ -1,4 +1,4 @@
-"""The keys and values of a soft prompt: a prefix that no question changes, computed once, shared by all instances."""
+"""The KV cache of a soft prompt: a prefix that is computed once and shared by all instances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpc.prompt.soft_prompt import SoftPrompt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptPrefix:
-    """What every layer's attention keeps of a soft prompt at positions ``0 .. prompt - 1``: an entry a layer."""
+    """Keys and values of a soft prompt at positions ``0 .. prompt - 1``, one entry per layer."""
 
     keys: tuple[Float[Tensor, "kv_head prompt d"], ...]
     values: tuple[Float[Tensor, "kv_head prompt v"], ...]
@@ -29,8 +29,8 @@ class PromptPrefix:
 
 @torch.no_grad()
 def compute_prefixes(lm: FrozenLM, prompts: Float[Tensor, "batch prompt d"]) -> list[PromptPrefix]:
-    """Prefixes of soft prompts of one length, in one forward pass. Keys are as attention reads them, rotated."""
-    # Without the config, so that layers with a sliding window keep all positions too; their masks do the sliding.
+    """Prefixes of soft prompts of equal length, in one forward pass. Keys are rotated, as attention reads them."""
+    # Without the config, layers with a sliding window keep all positions too. Their masks apply the window.
     cache = DynamicCache()
     lm.model(inputs_embeds=prompts.to(lm.device, lm.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1)
     layers = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
@@ -43,7 +43,7 @@ def compute_prefixes(lm: FrozenLM, prompts: Float[Tensor, "batch prompt d"]) -> 
 
 
 class PrefixStore:
-    """Prefixes of the prompts used last, at most ``capacity`` of them (and at least those asked for together)."""
+    """Cache of the last ``capacity`` prefixes used, or of all in one call of ``get`` if these are more."""
 
     def __init__(self, lm: FrozenLM, capacity: int) -> None:
         self.computed = 0
@@ -51,7 +51,7 @@ class PrefixStore:
         self._kept: OrderedDict[str, PromptPrefix] = OrderedDict()
 
     def get(self, prompts: Sequence[SoftPrompt]) -> list[PromptPrefix]:
-        """The prefix of each prompt; what is not at hand is computed, all prompts of one length together."""
+        """The prefix of each prompt. Missing ones are computed, those of equal length in one forward pass."""
         missing: dict[int, dict[str, SoftPrompt]] = {}
         for prompt in prompts:
             if prompt.sha256 not in self._kept:

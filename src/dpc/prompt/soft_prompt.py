@@ -1,4 +1,4 @@
-"""A soft prompt as a value: how it starts, and how it is kept on disk, as a PEFT adapter with its provenance."""
+"""A soft prompt as a value: its initialization, and its files, a PEFT adapter with its provenance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dpc.errors import UserError
@@ -24,49 +25,67 @@ from dpc.settings import Init
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLED_WEIGHTS_FILE = "adapter_model.bin"
 PROVENANCE_FILE = "dpc.json"
 WEIGHTS_KEY = "prompt_embeddings"
 FORMAT_VERSION = 1
 
-# Words, digits, spaces, accents, symbols and line ends: where tokenizers with one vocabulary come to differ.
+# Words, digits, spaces, accents, symbols and line ends: tokenizers with the same vocabulary may differ in these.
 PROBE_TEXT = "Ada paid $1,234.50 for 7 books;\n\tshe'd  have 3/4 left. Déjà vu — 東京 🙂 #### 42\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SoftPrompt:
-    """Learned vectors that stand before a question, always float32, and the name of the model they steer.
+    """Learned vectors that come before a question, always float32, and the name of the model they were tuned for.
 
-    sha256: of the vectors (``prompt_sha256``); two prompts are equal where it and the model's name are.
+    sha256: of the vectors (``prompt_sha256``). directory: the adapter they were read from, or None. Two prompts are
+    equal if their hash and their model's name are.
     """
 
-    vectors: Float32[Tensor, "prompt d"] = field(compare=False, repr=False)
+    vectors: Float32[Tensor, "prompt d"] = field(compare=False)
     base_model: str
     sha256: str
+    directory: Path | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, vectors: Float[Tensor, "prompt d"], base_model: str) -> SoftPrompt:
+    def of(cls, vectors: Float[Tensor, "prompt d"], base_model: str, directory: Path | None = None) -> SoftPrompt:
         """A prompt of a float32 copy of ``vectors``, on their device, with its hash."""
         copy = vectors.detach().to(torch.float32, copy=True).contiguous()
-        return cls(copy, base_model, prompt_sha256(copy))
+        return cls(copy, base_model, prompt_sha256(copy), directory)
+
+    def __repr__(self) -> str:
+        length, width = self.vectors.shape
+        return f"SoftPrompt({length} virtual tokens x {width}, sha256 {self.sha256[:8]}…)"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "virtual tokens": len(self.vectors),
+            "values per token": self.vectors.shape[1],
+            "model": self.base_model,
+            "sha256": self.sha256,
+            "directory": self.directory or "none",
+        }
+        cells = (f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Soft prompt</caption>{''.join(cells)}</table>"
 
 
 def prompt_sha256(vectors: Float32[Tensor, "prompt d"]) -> str:
-    """SHA-256 of ``"<prompt>x<d>"``, a line end, and the values as little-endian float32, row by row."""
+    """SHA-256 of ``"<prompt>x<d>"``, a newline, and the values as little-endian float32, row by row."""
     digest = hashlib.sha256(f"{vectors.shape[0]}x{vectors.shape[1]}\n".encode())
     digest.update(vectors.detach().cpu().contiguous().numpy().astype("<f4").tobytes())
     return digest.hexdigest()
 
 
 def init_prompt(lm: FrozenLM, length: int, init: Init, seed: int, text: str | None = None) -> SoftPrompt:
-    """A prompt of ``length`` vectors to start tuning from, on the model's device; the same for the same seed.
+    """A prompt of ``length`` vectors to start tuning from, on the model's device. The same seed gives the same prompt.
 
-    random: normal with the standard deviation of the model's token embeddings: at unit variance (PEFT's choice) they
-    lie some fifty times outside of what the model has seen, and no step of 1e-3 brings them back.
-    sample-vocab: embeddings of tokens drawn from the vocabulary, special tokens and unused rows left out.
-    text: embeddings of ``text``, one training example, its start token included, repeated or trimmed to ``length``
+    random: normal, with the standard deviation of the model's token embeddings. Vectors of unit variance (PEFT's
+    choice) are about fifty times larger than the embeddings, and steps of 1e-3 hardly change them.
+    sample-vocab: embeddings of tokens drawn from the vocabulary, without special tokens and unused rows.
+    text: embeddings of ``text``, one training example with its start token, repeated or cut to ``length``
     (arXiv 2503.13208, appendix A.1).
 
-    Raises ``UserError`` where length is below 1, init is unknown, or init ``text`` has no text.
+    Raises ``UserError`` if length is below 1, if init is unknown, or if init ``text`` has no text.
     """
     if length < 1:
         raise UserError(f"prompt length {length}: expected at least 1 vector")
@@ -99,7 +118,7 @@ def _embed(lm: FrozenLM, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d"]
 
 
 def _embedding_std(lm: FrozenLM) -> float:
-    # In chunks, because a float32 copy of a large vocabulary would take gigabytes; embedded, because Gemma scales.
+    # In chunks: a float32 copy of a large vocabulary takes gigabytes. Through the layer: Gemma scales its embeddings.
     tokens, total, squares = _real_tokens(lm), 0.0, 0.0
     for ids in torch.split(tokens, 4096):
         values = _embed(lm, ids).float()
@@ -112,7 +131,7 @@ def _embedding_std(lm: FrozenLM) -> float:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the vocabulary, the special tokens, and the ids of one fixed text with special tokens.
 
-    What a tokenizer does, not how its file is written, which changes with the library's version.
+    It describes what the tokenizer does. The bytes of its files change with the library's version.
     """
     behaviour = {
         "vocabulary": sorted((str(token), int(row)) for token, row in tokenizer.get_vocab().items()),
@@ -123,13 +142,13 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def save_adapter(soft_prompt: SoftPrompt, lm: FrozenLM, directory: Path, provenance: Mapping[str, Any]) -> None:
-    """Write the prompt as a PEFT prompt-tuning adapter, with ``dpc.json`` beside it; made if missing.
+    """Write the prompt as a PEFT prompt-tuning adapter, and its provenance as ``dpc.json`` in the same directory.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` loads it as it is. ``provenance`` (JSON types) goes into
-    ``dpc.json`` beside what identifies model, tokenizer and prompt, whose names it cannot take. Each file is replaced
-    whole and the weights come last: what a kill leaves behind is refused by ``load_adapter``, never half read.
+    ``peft.PeftModel.from_pretrained(base, directory)`` loads it. ``dpc.json`` holds the JSON values ``provenance``, and
+    what identifies model, tokenizer and prompt; the latter wins where names are equal. Every file is written
+    atomically, the weights last, so ``load_adapter`` refuses what an interrupted write leaves.
 
-    Raises ``UserError`` where the directory cannot be written or the prompt does not fit the model.
+    Raises ``UserError`` if the directory can't be written, or if the prompt does not fit the model.
     """
     length, width = soft_prompt.vectors.shape
     if width != lm.hidden_size:
@@ -165,7 +184,7 @@ def _peft_config(lm: FrozenLM, length: int) -> dict[str, Any]:
         num_transformer_submodules=1,
         num_attention_heads=lm.model.config.num_attention_heads,
         num_layers=lm.layers,
-        # The vectors come from the file: any other value would have PEFT look for a tokenizer to start from.
+        # The vectors come from the file. With "TEXT", PEFT would load a tokenizer to initialize them.
         prompt_tuning_init="RANDOM",
     )
     return dict(config.to_dict())
@@ -176,13 +195,13 @@ def _json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def load_adapter(lm: FrozenLM, directory: Path) -> SoftPrompt:
-    """Read a PEFT prompt-tuning adapter for ``lm``; its vectors, float32, on the model's device.
+    """Read a PEFT prompt-tuning adapter for ``lm``: its vectors in float32, on the model's device.
 
-    With ``dpc.json`` beside it, weights, tokenizer and vocabulary of the model must be those it was tuned on. Without
-    (an adapter made by PEFT alone) it is enough that the shape fits.
+    With ``dpc.json``, the model's weights, tokenizer and vocabulary must be those of tuning. Without it (an adapter
+    that PEFT alone wrote), only the vectors' width must fit.
 
-    Raises ``UserError`` where the directory or a file is missing or unreadable, the adapter is not a prompt, or it was
-    made for another model.
+    Raises ``UserError`` if the directory or a file is missing or unreadable, if the adapter is not a soft prompt, or if
+    it was tuned for another model.
     """
     if not directory.is_dir():
         raise UserError(f"prompt '{directory}': no such directory; expected one that `dpc tune` or PEFT wrote")
@@ -206,17 +225,35 @@ def load_adapter(lm: FrozenLM, directory: Path) -> SoftPrompt:
         provenance = read_json(directory, PROVENANCE_FILE)
         _check_provenance(lm, directory, provenance, prompt_sha256(vectors))
         base_model = str(provenance["base_model"])
-    return SoftPrompt.of(vectors.to(lm.device), base_model)
+    return SoftPrompt.of(vectors.to(lm.device), base_model, directory)
+
+
+def prompt_of(peft_model: nn.Module) -> SoftPrompt:
+    """The soft prompt of a PEFT model for prompt tuning, on the model's device. ``wrap_model`` takes its base model.
+
+    Raises ``UserError`` for another kind of model or adapter.
+    """
+    from peft import PeftModel, PeftType
+
+    if not isinstance(peft_model, PeftModel):
+        raise UserError(f"{type(peft_model).__name__}: expected a PEFT model with a PROMPT_TUNING adapter")
+    config = peft_model.active_peft_config
+    if config.peft_type != PeftType.PROMPT_TUNING:
+        kind = config.peft_type.value
+        raise UserError(f"{type(peft_model).__name__}: expected a PROMPT_TUNING adapter, found {kind}")
+    vectors = peft_model.get_prompt_embedding_to_save(peft_model.active_adapter)
+    name = config.base_model_name_or_path or type(peft_model.get_base_model()).__name__
+    return SoftPrompt.of(vectors.to(peft_model.device), str(name))
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
-    """The JSON object in one of a prompt's files. Raises ``UserError`` where it is missing or is none."""
+    """The JSON object in a file of a prompt. Raises ``UserError`` if the file is missing or holds something else."""
     try:
         value = json.loads((directory / name).read_bytes())
     except FileNotFoundError:
         raise _missing(directory, name) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"prompt '{directory}': {name} is no readable JSON ({_one_line(error)})") from error
+        raise UserError(f"prompt '{directory}': {name} is not readable JSON ({_one_line(error)})") from error
     if not isinstance(value, dict):
         raise UserError(f"prompt '{directory}': {name} holds a {type(value).__name__}, expected an object")
     return value
@@ -225,6 +262,11 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
 def _read_vectors(directory: Path) -> Float32[Tensor, "prompt d"]:
     path = directory / WEIGHTS_FILE
     if not path.exists():
+        if (directory / PICKLED_WEIGHTS_FILE).exists():
+            raise UserError(
+                f"prompt '{directory}': {PICKLED_WEIGHTS_FILE} is a pickle file, expected {WEIGHTS_FILE}; load it with "
+                "PEFT and save it again with save_pretrained, which writes safetensors"
+            )
         raise _missing(directory, WEIGHTS_FILE)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -241,7 +283,7 @@ def _read_vectors(directory: Path) -> Float32[Tensor, "prompt d"]:
 
 
 def _missing(directory: Path, name: str) -> UserError:
-    return UserError(f"prompt '{directory}': no {name} in it; expected a directory that `dpc tune` finished")
+    return UserError(f"prompt '{directory}': has no {name}; expected a directory in which `dpc tune` has finished")
 
 
 def _one_line(error: Exception) -> str:

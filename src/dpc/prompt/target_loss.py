@@ -1,4 +1,4 @@
-"""Rows to tune on, their order, and their loss: the cross-entropy of targets after a soft prompt and a question."""
+"""Training rows, their order, and their loss: the cross-entropy of targets after a soft prompt and a question."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from transformers.cache_utils import DynamicLayer
 
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
+from dpc.types import IGNORED_LABEL
 
 Row = tuple[str, str]
 TokenRow = tuple[list[int], list[int]]
 
-# Rows are sorted by length among this many updates' worth: little padding, and batches still mixed.
+# Rows are sorted by length within a window of this many updates: little padding, and batches stay random.
 BUCKET_UPDATES = 16
-UNLABELLED = -100
 
 
 def encode_rows(
     lm: FrozenLM, rows: Sequence[Row], prompt_length: int, max_length: int | None, split: str
 ) -> list[TokenRow]:
-    """Token ids of each (question, target) text; the end token closes the target.
+    """Token ids of each (question, target) text. The target ends with the end token.
 
-    max_length: tokens of prompt, question and target together, the model's context if None. split: what errors call the
-    rows, which they count from 1.
+    max_length: most tokens of prompt, question and target together; the model's context if None. split: name of the
+    rows in errors, which count them from 1.
 
     Raises ``UserError`` for a row with an empty target, and for one that is too long.
     """
@@ -52,9 +52,9 @@ def encode_rows(
 def epoch_updates(
     lengths: Sequence[int], rows_per_update: int, seed: int, epoch: int, by_length: bool = True
 ) -> list[list[int]]:
-    """The row indices of every update of an epoch, a function of its arguments alone.
+    """The row indices of every update of an epoch. Equal arguments give equal updates.
 
-    by_length: rows of like length together; otherwise at random.
+    by_length: rows of similar length form an update; otherwise random rows.
     """
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -72,22 +72,21 @@ def epoch_updates(
 def target_loss(
     lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: Sequence[TokenRow], shared_prompt: bool = True
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the targets after ``[prompt | question]``: summed over their tokens, in nats.
+    """Cross-entropy of the targets after ``[prompt | question]``, summed over their tokens, in nats.
 
-    The loss of prompt tuning (arXiv 2503.13208, section 3.1). The prompt is a prefix that no row changes: its keys and
-    values are computed once for all rows, differentiably (shared_prompt), or it stands in front of each. Rows are
-    padded on the right without a mask: a causal model reads nothing that stands to the right. ``vectors`` are cast to
-    the model's type where they enter it.
+    The loss of prompt tuning (arXiv 2503.13208, section 3.1). With ``shared_prompt`` the prompt's keys and values are
+    computed once for all rows, with gradient; otherwise the prompt is put before each row. Rows are padded on the right
+    without a mask: causal attention never reaches the padding. ``vectors`` are cast to the model's type.
     """
     widest = max(len(question) + len(target) for question, target in rows) - 1
     ids = torch.zeros(len(rows), widest, dtype=torch.long)
-    labels = torch.full((len(rows), widest + 1), UNLABELLED)
+    labels = torch.full((len(rows), widest + 1), IGNORED_LABEL)
     for index, (question, target) in enumerate(rows):
-        # The end token is only ever a label: nothing reads it.
+        # The last token of the target is only a label, not an input.
         ids[index, : len(question) + len(target) - 1] = torch.tensor(question + target[:-1], dtype=torch.long)
         labels[index, len(question) : len(question) + len(target)] = torch.tensor(target)
     embedded = lm.embed(ids.to(lm.device))
-    # The prompt's last position predicts the first token where a question is empty.
+    # If a question is empty, the prompt's last position predicts the first token of the target.
     first = min(len(question) for question, _ in rows)
     if shared_prompt:
         cache, before = _shared_prefix(lm, vectors.to(embedded), len(rows))
@@ -98,15 +97,15 @@ def target_loss(
         prompts = vectors.to(embedded).expand(len(rows), -1, -1)
         logits = lm.last_logits(torch.cat((prompts, embedded), dim=1), widest - first + 1)
     return functional.cross_entropy(
-        logits.flatten(0, 1), labels[:, first:].flatten().to(logits.device), ignore_index=UNLABELLED, reduction="sum"
+        logits.flatten(0, 1), labels[:, first:].flatten().to(logits.device), ignore_index=IGNORED_LABEL, reduction="sum"
     )
 
 
 def _shared_prefix(
     lm: FrozenLM, vectors: Float[Tensor, "prompt d"], rows: int
 ) -> tuple[DynamicCache, Float[Tensor, "1 1 vocab"]]:
-    """The prompt's keys and values, seen by every one of ``rows``, and the logits of its last position."""
-    # Without the config, so that layers with a sliding window keep all positions too; their masks do the sliding.
+    """The prompt's KV cache, expanded to ``rows`` rows, and the logits at its last position."""
+    # Without the config, layers with a sliding window keep all positions too. Their masks apply the window.
     cache = DynamicCache()
     logits = lm.last_logits(vectors[None], 1, {"past_key_values": cache, "use_cache": True})
     for layer in cache.layers:

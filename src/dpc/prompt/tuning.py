@@ -1,4 +1,4 @@
-"""Prompt tuning of a frozen language model: the same prompt whether it ran through or was killed and resumed."""
+"""Prompt tuning of a frozen language model. A resumed run gives the same prompt as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class TuningProgress:
-    """Where tuning stands after an update.
+    """Progress of tuning after an update.
 
-    loss: of the update's rows before it, in nats a target token. dev_loss (the same unit), dev_accuracy: None where
-    this step did not measure them. tokens_per_second: of prompt, question and target, evaluation not counted.
+    loss: mean over the target tokens of the update's rows, before the update, in nats. dev_loss (in the same unit) and
+    dev_accuracy: None if this step did not measure them. tokens_per_second: tokens of prompt, question and target;
+    time for evaluation is left out.
     """
 
     step: int
@@ -78,18 +79,18 @@ def tune(
     init_text: str | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> SoftPrompt:
-    """Tune a soft prompt (arXiv 2503.13208, section 3.1), leave it in ``output`` as a PEFT adapter, and return it.
+    """Tune a soft prompt (arXiv 2503.13208, section 3.1), save it in ``output`` as a PEFT adapter, and return it.
 
-    train, dev: (question, target) texts, the target with its leading space. dev_accuracy: measures the share of dev
-    questions that a prompt answers, called every ``evaluate_every`` updates and after the last. The prompt of highest
-    accuracy is kept (ties: lower dev loss, then the earlier one); with neither rows nor accuracy on dev, the last.
+    train, dev: (question, target) texts, the target with its leading space. dev_accuracy: returns a prompt's accuracy
+    on the dev questions, in 0 to 1; called every ``evaluate_every`` updates and after the last. The prompt of highest
+    accuracy is kept (ties: lower dev loss, then the earlier one); without dev rows and dev_accuracy, the last one.
     init_text: for init ``text``; the first training row if None. progress: called after every update. resume: continue
     from the checkpoint in ``output``, if there is one. provenance: JSON values for ``dpc.json``.
 
-    ``output`` also holds ``history.jsonl``, a line an update, and while tuning runs a checkpoint, which Ctrl-C writes
-    too: resumed on a CPU, the prompt is bitwise that of an uninterrupted run.
-    Raises ``UserError`` for rows that are empty or too long, an ``output`` that is taken, a checkpoint of other
-    settings, rows or weights, a loss that is no number, and a disk that cannot be written.
+    ``output`` also gets ``history.jsonl``, with one line per update. During tuning it holds a checkpoint, which Ctrl-C
+    writes too. On a CPU, the prompt of a resumed run is bitwise that of an uninterrupted run.
+    Raises ``UserError`` for rows that are empty or too long, an ``output`` that is in use, a checkpoint of other
+    settings, rows or weights, a loss that is not finite, and a file that can't be written.
     """
     if not train:
         raise UserError("no training rows: expected at least one question with its target")
@@ -113,11 +114,11 @@ def tune(
     tuning = {**job.inputs, **outcome, "steps": job.steps}
     save_adapter(soft_prompt, lm, output, {**(provenance or {}), "tuning": tuning})
     (output / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return soft_prompt
+    return replace(soft_prompt, directory=output)
 
 
 def learning_rate(step: int, steps: int, settings: TuningSettings) -> float:
-    """Rate of update ``step`` (from 0) of ``steps``: linear up to the setting, then half a cosine down to zero."""
+    """Rate of update ``step`` (from 0) of ``steps``: linear warmup to the setting, then half a cosine to zero."""
     warmup = math.ceil(settings.warmup_share * steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -237,7 +238,7 @@ def _record(
 
 
 def _append_history(path: Path, offset: int, line: bytes) -> int:
-    # At the offset and not at the end: lines that a killed run wrote after its last checkpoint are written again.
+    # At the offset, not at the end: a killed run may have written lines after its last checkpoint.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -285,8 +286,8 @@ def _refuse_other_inputs(job: _Job, found: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise UserError(
-            f"output '{job.output}' was tuned with other input ({'; '.join(differing)}): resume with what "
-            "it was started with, or choose another directory"
+            f"output '{job.output}' was tuned with other inputs ({'; '.join(differing)}): resume with the first "
+            "inputs, or choose another directory"
         )
 
 
@@ -301,5 +302,5 @@ def _is_finished(job: _Job, resume: bool) -> bool:
 
 
 def is_tuned(directory: Path) -> bool:
-    """Whether ``directory`` holds a finished prompt, and no tuning that waits to be resumed."""
+    """Whether ``directory`` holds a finished prompt and no checkpoint of an unfinished tuning."""
     return (directory / WEIGHTS_FILE).exists() and not (directory / CHECKPOINT_FILE).exists()

@@ -1,4 +1,4 @@
-"""The state of a prompt tuning: one value that an update maps to the next, and its checkpoint on disk."""
+"""The state of prompt tuning as a value, the AdamW update of it, and its checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The prompt that did best on the dev rows so far, and after how many updates."""
+    """The best prompt on the dev rows so far, and the number of updates before it."""
 
     step: int
     vectors: Float32[Tensor, "prompt d"]
@@ -30,7 +30,7 @@ class Best:
     dev_accuracy: float | None
 
     def beats(self, other: Best | None) -> bool:
-        """Higher accuracy, or the same and a lower loss; what was not measured decides nothing."""
+        """Whether its accuracy is higher, or equal with a lower loss. Values that were not measured count as 0."""
         return other is None or self._rank() > other._rank()
 
     def _rank(self) -> tuple[float, float]:
@@ -39,7 +39,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class TuningState:
-    """Everything that the next update depends on. A value: an interrupt finds the old one or the new one, whole."""
+    """All that the next update depends on. An immutable value, so an interrupt never leaves half an update."""
 
     step: int
     vectors: Float32[Tensor, "prompt d"]
@@ -52,7 +52,7 @@ class TuningState:
 def adamw(state: TuningState, gradient: Float32[Tensor, "prompt d"], rate: float, weight_decay: float) -> TuningState:
     """State after one AdamW update (Loshchilov & Hutter 2019, algorithm 2), as ``torch.optim.AdamW`` computes it.
 
-    A function and no optimizer object, so that an interrupt never leaves half an update in place.
+    Not an optimizer object, because an interrupt could leave half an update in it.
     """
     step = state.step + 1
     mean = BETAS[0] * state.mean + (1 - BETAS[0]) * gradient
@@ -63,10 +63,10 @@ def adamw(state: TuningState, gradient: Float32[Tensor, "prompt d"], rate: float
 
 
 def save_checkpoint(path: Path, state: TuningState, inputs: Mapping[str, Any]) -> None:
-    """Write the state, and the ``inputs`` (JSON values) it came from, in one atomic step.
+    """Write the state and the ``inputs`` of tuning (JSON values) to one file, atomically.
 
-    One file, the notes in its header: tensors and step can never be of two different moments.
-    Raises ``UserError`` where it cannot be written.
+    Step and inputs are in the header of the tensors' file, so that they always belong to these tensors.
+    Raises ``UserError`` if it can't be written.
     """
     tensors = {"vectors": state.vectors, "mean": state.mean, "variance": state.variance}
     best = None
@@ -79,7 +79,7 @@ def save_checkpoint(path: Path, state: TuningState, inputs: Mapping[str, Any]) -
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[TuningState, dict[str, Any]]:
-    """The state, on ``device``, and the inputs it came from. Raises ``UserError`` where the file is not readable."""
+    """The state, on ``device``, and the inputs of tuning. Raises ``UserError`` if the file is not readable."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             notes = json.loads(file.metadata()["notes"])
@@ -88,5 +88,5 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[TuningState, dict
         state = TuningState(notes["step"], vectors, mean, variance, best, notes["history_bytes"])
         inputs = dict(notes["inputs"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is no readable checkpoint: delete it and start again") from error
+        raise UserError(f"'{path}' is not a readable checkpoint: delete it and start again") from error
     return state, inputs

@@ -1,4 +1,4 @@
-"""Two runs side by side: the same rows, pair by pair, and the settings in which the runs differ."""
+"""Comparison of two runs on the rows that both answered, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from dpc.errors import UserError
-from dpc.methods import check_methods
 from dpc.records.directory import RunDirectory
 from dpc.stats import Comparison, Interval, compare, holm, wilson
 from dpc.types import Example
 
-# Stands for a stage that the other run has not.
+# Shown for a stage that the other run does not have.
 _PRESENT = "a stage of this run"
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A run, and the method of it that is meant; None for all."""
+    """A run, and one method of it; None for all its methods."""
 
     run: RunDirectory
     method: str | None
@@ -37,7 +36,7 @@ class Side:
         else:
             raise UserError(f"{text}: no such run directory; expected RUN or RUN:METHOD")
         if not side.run.methods():
-            raise UserError(f"{side.run.path}: holds no records of a method; make them with `dpc eval`")
+            raise UserError(f"{side.run.path}: has no records of a method; make them with `dpc eval`")
         return side
 
     def of(self, method: str) -> Side:
@@ -79,7 +78,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Everything that a comparison of two runs found."""
+    """A comparison of two runs."""
 
     a: str
     b: str
@@ -94,10 +93,9 @@ class Compared:
 def compare_runs(a: Side, b: Side, method: str | None = None) -> Compared:
     """Compare ``b`` with ``a``: the methods that they name, else ``method``, else all that both runs have.
 
-    Raises ``UserError`` where the runs share no rows, rows of one name differ, or a run is compared with itself.
+    Raises ``UserError`` where the runs share no rows, rows of one name differ, a method has no records, or a run is
+    compared with itself.
     """
-    if method is not None:
-        check_methods([method])
     named = (a.method or method or b.method, b.method or method or a.method)
     if named[0] is not None and named[1] is not None:
         chosen = [(a.of(named[0]), b.of(named[1]))]
@@ -119,7 +117,7 @@ def compare_runs(a: Side, b: Side, method: str | None = None) -> Compared:
 
 
 def _check_rows(a: RunDirectory, b: RunDirectory) -> None:
-    """Rows of one name must be the same rows; where all data is the same nothing needs to be read."""
+    """Rows of one name must be the same rows. Where the digests of all rows are equal, nothing is read."""
     if a.evaluated()["data"]["sha256"] == b.evaluated()["data"]["sha256"]:
         return
     ours, theirs = ({example.id: example for example in run.read_examples()} for run in (a, b))
@@ -135,7 +133,7 @@ def _asked(example: Example) -> tuple[Any, ...]:
 
 
 def _pair(a: Side, b: Side) -> dict[str, Any]:
-    """The fields of a ``Pair``, but ``p_holm``."""
+    """The fields of a ``Pair`` without ``p_holm``."""
     assert a.method is not None
     assert b.method is not None
     before = {record.example_id: record.score_final.correct for record in a.run.records(a.method).read()}
@@ -165,7 +163,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """What two ``run.json`` say differently: of what each stage was made, with which versions, from which commit.
+    """Differences between two ``run.json``: what each stage was made from, recorded settings, versions, commit.
 
     A stage that only one of the runs has is one difference, whatever it was made from.
     """
@@ -183,6 +181,7 @@ def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Diffe
 
 def _settings(stage: str, made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from _leaves(stage, made["from"])
+    yield from _leaves(f"{stage}.recorded", made.get("recorded", {}))
     yield from _leaves(f"{stage}.versions", made.get("versions", {}))
     yield from _leaves(f"{stage}.source", made.get("source", {}))
 

@@ -1,4 +1,4 @@
-"""A run on disk: what it was made from, records that are appended as they are made, and results."""
+"""A run directory: what its stages were made from, the records, and the names of its files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Collection, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,10 +20,13 @@ from pydantic import TypeAdapter, ValidationError
 from dpc.errors import UserError
 from dpc.files import read_json, write_atomically, write_json
 from dpc.methods import METHODS
+from dpc.records.lock import directory_lock
 from dpc.types import Example, Record
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 EXAMPLE: TypeAdapter[Example] = TypeAdapter(Example)
+# The names of files with a calibration's records begin so. They are in the same folder as those of methods.
+CALIBRATION_RECORDS = "calibration"
 
 
 @cache
@@ -40,14 +43,22 @@ def versions() -> dict[str, str]:
 
 @cache
 def source_state() -> dict[str, Any]:
-    """Git commit of the checkout this package runs from, and whether it has uncommitted changes; empty elsewhere."""
-    here = Path(__file__).resolve().parent
+    """Git commit of this package's own checkout, and whether it has uncommitted changes; empty elsewhere.
+
+    A repository that only surrounds an installed package is not a checkout of it.
+    """
+    here = Path(__file__).resolve()
+    # Variables such as GIT_DIR, which git sets for its hooks, name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() / "src" / "dpc" != here.parent.parent:
+            return {}
+        git("ls-files", "--error-unmatch", here.name)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
@@ -55,7 +66,7 @@ def source_state() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RecordFile:
-    """Append-only records, a JSON line each. A line torn by a kill is not read, and goes when records are added."""
+    """Append-only records, a JSON line each. An incomplete last line is ignored, and removed when records are added."""
 
     path: Path
 
@@ -64,7 +75,7 @@ class RecordFile:
         if not self.path.exists():
             return []
         records = []
-        # What follows the last line end is torn, or being written just now.
+        # What follows the last line end is incomplete, or is being written.
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 records.append(RECORD.validate_json(line))
@@ -73,7 +84,7 @@ class RecordFile:
         return records
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add records. On a full disk what was there stays whole, and a ``UserError`` says how to go on."""
+        """Add records. Raises ``UserError`` on a full disk; the records from before are kept."""
         lines = b"".join(RECORD.dump_json(record) + b"\n" for record in records)
         size = None
         try:
@@ -117,8 +128,14 @@ class RunDirectory:
 
     @property
     def results(self) -> Path:
-        """The table's numbers."""
+        """The numbers of the table."""
         return self.path / "results.json"
+
+    @property
+    def history(self) -> Path:
+        """The tuning curve: a JSON line per update."""
+        # ``HISTORY_FILE`` of prompt/tuning.py, whose import loads torch.
+        return self.prompt / "history.jsonl"
 
     @property
     def vocabulary(self) -> Path:
@@ -127,15 +144,15 @@ class RunDirectory:
 
     @property
     def examples(self) -> Path:
-        """The rows that were evaluated: question and gold answer of every record."""
+        """The evaluated rows: question and gold answer of every record."""
         return self.path / "examples.jsonl"
 
     def write_examples(self, examples: Iterable[Example]) -> None:
-        """Keep the rows that are evaluated, a JSON line each."""
+        """Write the evaluated rows, a JSON line each."""
         write_atomically(self.examples, b"".join(json.dumps(asdict(e)).encode() + b"\n" for e in examples))
 
     def read_examples(self) -> list[Example]:
-        """The rows that were evaluated, in order. Raises ``UserError`` where there are none, or a line is damaged."""
+        """The evaluated rows, in order. Raises ``UserError`` where there are none, or a line is damaged."""
         if not self.examples.exists():
             raise UserError(f"{self.examples}: no examples there; evaluate again, which keeps the records")
         found = []
@@ -158,11 +175,13 @@ class RunDirectory:
         return made
 
     def methods(self) -> list[str]:
-        """The methods that have records, in the order of the registry."""
-        return [name for name in METHODS if self.records(name).path.exists()]
+        """The methods that have records: those that ship with dpc in the registry's order, then others by name."""
+        found = {path.stem for path in (self.path / "records").glob("*.jsonl")}
+        own = {name for name in found if not name.startswith(CALIBRATION_RECORDS)} - METHODS.keys()
+        return [*(name for name in METHODS if name in found), *sorted(own)]
 
     def manifest(self) -> dict[str, Any]:
-        """What ``run.json`` says; empty for a new run."""
+        """The content of ``run.json``; without stages for a new run."""
         path = self.path / "run.json"
         if not path.exists():
             return {"format": 1, "stages": {}}
@@ -173,26 +192,45 @@ class RunDirectory:
         whole: dict[str, Any] = manifest
         return whole
 
-    def restart(self, stage: str, made_from: dict[str, Any], file: RecordFile) -> None:
-        """Enter ``stage``; where it was begun from something else, its records go and it begins anew."""
+    def lock(self) -> AbstractContextManager[None]:
+        """A context manager that holds the directory's lock, so that no other process writes it.
+
+        Raises ``UserError`` as ``directory_lock`` does.
+        """
+        return directory_lock(self.path, self.command)
+
+    def restart(
+        self, stage: str, made_from: dict[str, Any], file: RecordFile, recorded: dict[str, Any] | None = None
+    ) -> None:
+        """Enter ``stage``; where it was begun from something else, its records are removed and it begins anew."""
         manifest = self.manifest()
         begun = manifest["stages"].get(stage)
         if begun is not None and begun["from"] != json.loads(json.dumps(made_from)):
             file.path.unlink(missing_ok=True)
             del manifest["stages"][stage]
             write_json(self.path / "run.json", manifest)
-        self.enter(stage, made_from)
+        self.enter(stage, made_from, recorded=recorded)
 
-    def enter(self, stage: str, made_from: dict[str, Any], fillable: Collection[str] = ()) -> None:
-        """Stamp ``stage`` with what it is made from, and with each version of the software that went on with it.
+    def enter(
+        self,
+        stage: str,
+        made_from: dict[str, Any],
+        fillable: Collection[str] = (),
+        recorded: dict[str, Any] | None = None,
+    ) -> None:
+        """Stamp ``stage`` with what it is made from.
 
         fillable: names that are null as long as nothing needed them; a later command may fill them, none changes them.
-        Raises ``UserError`` where the run was begun from something else, so that one run never mixes two settings.
+        recorded: settings that do not identify the stage. Where a later command continues with other ones, or with
+        other versions of the software, these are appended to the stage's ``continued``.
+        Raises ``UserError`` where the stage was begun from something else, so that a run never mixes two settings.
         """
         manifest = self.manifest()
         begun = manifest["stages"].get(stage)
         wanted = json.loads(json.dumps(made_from))
         stamp = {"command": self.command, "versions": versions(), "source": source_state()}
+        if recorded is not None:
+            stamp["recorded"] = json.loads(json.dumps(recorded))
         if begun is None:
             manifest["stages"][stage] = {"from": wanted} | stamp
         else:
@@ -204,7 +242,7 @@ class RunDirectory:
                     wanted[name] = known[name]
             self.refuse_other(stage, known, wanted)
             last = begun.get("continued", [begun])[-1]
-            if any(last.get(name) != stamp[name] for name in ("versions", "source")):
+            if any(last.get(name) != stamp.get(name) for name in ("versions", "source", "recorded")):
                 begun["continued"] = [*begun.get("continued", []), stamp]
         write_json(self.path / "run.json", manifest)
 
@@ -228,14 +266,14 @@ class RunDirectory:
         write_json(self.path / "run.json", manifest)
 
     def is_done(self, stage: str) -> bool:
-        """Whether ``stage`` was finished, and every file that it made is still what it was."""
+        """Whether ``stage`` was finished, and every file that it made is unchanged."""
         done = self.manifest()["stages"].get(stage, {}).get("done")
         if not isinstance(done, dict):
             return False
         return all((self.path / name).is_file() and file_sha256(self.path / name) == is_ for name, is_ in done.items())
 
     def describe(self, **entries: Any) -> None:
-        """Say in ``run.json`` what the last command was asked for; the stages say what they were made from."""
+        """Write the settings of the last command to ``run.json``; each stage has what it was made from."""
         manifest = self.manifest()
         described = {"format": manifest["format"], **json.loads(json.dumps(entries)), "stages": manifest["stages"]}
         if described != manifest:

@@ -19,21 +19,33 @@ from dpc.files import write_atomically
 from dpc.records.directory import RunDirectory
 from dpc.tasks import Task, task_of_run
 from dpc.tasks.base import Grader
-from dpc.types import Example, Generation, Record
+from dpc.types import Decision, Example, Generation, Record
 
 # What lm-evaluation-harness writes where a filter finds no answer.
 NO_ANSWER = "[invalid]"
 
 _NAME, _TEXT = pa.dictionary(pa.int32(), pa.string()), pa.string()
 _IDS, _FIGURES = pa.list_(pa.int32()), pa.list_(pa.float64())
-# Evidence of a decision that has a column of its own; what else a method notes is one JSON text.
+# Fields of a decision and of its evidence, a column each. ``more``: the figures of a trigger of one's own, as JSON.
+_DECISION = {
+    "trigger": _NAME,
+    "judged": pa.bool_(),
+    "triggered": pa.bool_(),
+    "statistic": pa.float64(),
+    "threshold": pa.float64(),
+    "key_token": pa.int32(),
+}
 _EVIDENCE = {
+    "not_judged_because": _TEXT,
     "beta": pa.float64(),
     "late_flow": pa.float64(),
     "rationale_loss": pa.float64(),
-    "accumulated": pa.bool_(),
     "influence": _FIGURES,
+    "draw": pa.float64(),
+    "accumulated": pa.bool_(),
     "profile": _FIGURES,
+    "corruption": _NAME,
+    "more": _TEXT,
 }
 _COLUMNS = {
     "model": _NAME,
@@ -56,12 +68,8 @@ _COLUMNS = {
     "correct": pa.bool_(),
     "extracted": _TEXT,
     "reason": _NAME,
-    "triggered": pa.bool_(),
-    "ratio": pa.float64(),
-    "threshold": pa.float64(),
-    "key_token": pa.int32(),
+    **_DECISION,
     **_EVIDENCE,
-    "evidence": _TEXT,
     "forward_passes": pa.int64(),
     "backward_passes": pa.int64(),
     "generated_tokens": pa.int64(),
@@ -71,7 +79,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A run that was evaluated, read whole: its description, its rows by id, and the records of each method."""
+    """An evaluated run: its description, its rows by id, and the records of each method."""
 
     path: Path
     made_from: Mapping[str, Any]
@@ -80,12 +88,12 @@ class Export:
 
     @classmethod
     def read(cls, run: RunDirectory) -> Export:
-        """Read ``run``. Raises ``UserError`` where it was not evaluated, or a record belongs to none of its rows."""
+        """Read ``run``. Raises ``UserError`` where it was not evaluated, or a record belongs to no row."""
         made_from = run.evaluated()
         examples = {example.id: example for example in run.read_examples()}
         records = {name: run.records(name).read() for name in run.methods()}
         if not any(records.values()):
-            raise UserError(f"{run.path}: holds no records of a method; make them with `dpc eval`")
+            raise UserError(f"{run.path}: has no records of a method; make them with `dpc eval`")
         for name, made in records.items():
             if stray := [record.example_id for record in made if record.example_id not in examples]:
                 raise UserError(f"{run.path}: record {stray[0]} of {name} is of no row in {run.examples.name}")
@@ -97,7 +105,7 @@ class Export:
         return str(self.made_from["data"]["task"])
 
     def load_task(self, name: str | None) -> Task:
-        """The run's task; ``name`` is needed for one that is a file. Raises ``UserError`` for another task."""
+        """The run's task. name: needed where it is a Python file. Raises ``UserError`` for another task."""
         return task_of_run(self.task, name, self.path)
 
     def pairs(self, method: str) -> Iterator[tuple[int, Example, Record]]:
@@ -109,11 +117,12 @@ class Export:
 
 
 def parquet_table(export: Export, also_graded: Mapping[str, Grader]) -> pa.Table:
-    """One row a record and method: flat columns, and lists where a figure is one a token (s_i, S_acc, token ids).
+    """One row per record and method: flat columns, and lists for values per token (s_i, S_acc, token ids).
 
     The columns of the second answer are null where there is none; ``correct``, ``extracted`` and ``reason`` are of the
-    answer that counts. A further grader adds the column ``correct_NAME``. The schema's metadata says, as
-    ``dpc.eval``, what the evaluation was made from.
+    answer that counts. The columns of the decision and of its evidence are null where nothing was computed. A further
+    grader adds the column ``correct_NAME``. The schema's metadata holds what the evaluation was made from, under
+    ``dpc.eval``.
     """
     rows = []
     for method in export.records:
@@ -133,8 +142,7 @@ def write_parquet(export: Export, also_graded: Mapping[str, Grader], path: Path)
 
 
 def _flat(export: Export, example: Example, record: Record) -> dict[str, Any]:
-    answer, decision = record.answer, record.answer.decision
-    evidence = dict(decision.evidence) if decision else {}
+    answer = record.answer
     return {
         "model": export.made_from["model"]["name"],
         "task": export.task,
@@ -150,13 +158,19 @@ def _flat(export: Export, example: Example, record: Record) -> dict[str, Any]:
         "first_reason": record.score_first.reason,
         **_pass("second", answer.second),
         **asdict(record.score_final),
-        "triggered": decision and decision.triggered,
-        "ratio": decision and decision.ratio,
-        "threshold": decision and decision.threshold,
-        "key_token": decision and decision.key_token,
-        **{name: evidence.pop(name, None) for name in _EVIDENCE},
-        "evidence": json.dumps(evidence) if evidence else None,
+        **({} if answer.decision is None else _decision(answer.decision)),
         **asdict(answer.cost),
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    evidence = asdict(decision.evidence)
+    more = evidence.pop("more")
+    return {
+        **{name: getattr(decision, name) for name in _DECISION},
+        "not_judged_because": evidence.pop("reason"),
+        **evidence,
+        "more": json.dumps(more) if more else None,
     }
 
 
@@ -169,7 +183,7 @@ def _pass(name: str, generation: Generation | None) -> dict[str, Any]:
 def write_lm_eval(export: Export, task: Task, folder: Path) -> list[Path]:
     """Write ``MODEL__METHOD/samples_TASK_DATE.jsonl`` for each method, and return the paths.
 
-    The date is that of the method's last record, so that one run always gives the same files.
+    The date is that of the method's last record, so that the same run always gives the same files.
     """
     written = []
     for method in export.records:
@@ -189,12 +203,12 @@ def lm_eval_samples(export: Export, method: str, task: Task) -> Iterator[dict[st
 
     The task's own grader is the filter ``none``; where there are further ones it is ``strict-match`` and those are
     ``NAME-extract``, as in the harness's gsm8k. ``arguments`` hold the text of the question, ``resps`` the answer that
-    counts: of soft prompts and second passes the layout knows nothing.
+    counts. The layout has no fields for soft prompts and second passes.
     Layout: https://github.com/EleutherAI/lm-evaluation-harness/tree/034ab03621186e68aa1f73ee1508370580ea77b5, in
     ``lm_eval/evaluator.py`` (the sample) and ``lm_eval/loggers/evaluation_tracker.py`` (the file).
     """
-    room = export.made_from["decoding"]["max_new_tokens"] or task.max_new_tokens
-    options: dict[str, Any] = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": room}
+    budget = export.made_from["decoding"]["max_new_tokens"]
+    options: dict[str, Any] = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": budget}
     filters = ["strict-match" if task.also_graded else "none", *(f"{name}-extract" for name in task.also_graded)]
     for name, grader in zip(filters, [None, *task.also_graded.values()], strict=True):
         for number, example, record in export.pairs(method):

@@ -1,172 +1,243 @@
-"""Records -> the numbers of the table: accuracy with interval, paired tests, trigger as a detector, cost."""
+"""What ``results.json`` holds: declared here, written from these values, and validated where it is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from dpc.flow.trigger import thresholds
-from dpc.methods import BASELINE
-from dpc.stats import Interval, auc, auc_interval, compare, detector, holm, operating_curve, oracle, wilson
-from dpc.tasks.base import Grader
-from dpc.types import Example, Record
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+
+from dpc.errors import UserError
+from dpc.files import read_json, write_json
+
+FORMAT = 2
+Share = Annotated[float, Field(ge=0, le=1)]
+Bounds = tuple[FiniteFloat, FiniteFloat]
+ShareBounds = tuple[Share, Share]
 
 
-def summarize(
-    records: Mapping[str, Sequence[Record]],
-    examples: Sequence[Example] = (),
-    also_graded: Mapping[str, Grader] | None = None,
-) -> dict[str, Any]:
-    """One entry a method. All methods hold the same instances in the same order; percentages are shares of one.
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A method compared with prompt tuning on the same instances; differences are shares of one.
 
-    also_graded: further graders by name, for which ``examples`` are the instances. Holm's correction is over all
-    methods that are compared with prompt tuning.
+    interval: Tango's score interval. bootstrap: the paired percentile bootstrap's. p: McNemar's exact test. fixed:
+    wrong with prompt tuning, right here. broken: the reverse. p_holm: p, adjusted by Holm over all methods of the run
+    that are compared with prompt tuning.
     """
-    baseline, graders = records.get(BASELINE), also_graded or {}
-    summary = {name: summarize_method(own, baseline, examples, graders) for name, own in records.items()}
-    compared = [each["versus_prompt_tuning"] for each in summary.values() if each["versus_prompt_tuning"]]
-    for versus, p in zip(compared, holm([versus["p"] for versus in compared]), strict=True):
-        versus["p_holm"] = p
-    return summary
+
+    difference: FiniteFloat
+    interval: Bounds
+    bootstrap: Bounds
+    p: Share
+    fixed: NonNegativeInt
+    broken: NonNegativeInt
+    p_holm: Share
+
+    def reversed(self) -> Versus:
+        """The comparison in the other direction: prompt tuning compared with the method."""
+        low, high = self.interval
+        least, most = self.bootstrap
+        return Versus(-self.difference, (-high, -low), (-most, -least), self.p, self.broken, self.fixed, self.p_holm)
 
 
-def summarize_method(
-    records: Sequence[Record],
-    baseline: Sequence[Record] | None,
-    examples: Sequence[Example],
-    also_graded: Mapping[str, Grader],
-) -> dict[str, Any]:
-    """Numbers of one method, compared with ``baseline`` instance by instance.
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """R by one reading of ``s_i`` (see ``InfluenceRow``). rate: share of instances with R above the threshold."""
 
-    Raises ``ValueError`` where these, or ``examples`` that are to be graded, are not the same in the same order.
+    rate: Share
+    auc: Share | None
+    auc_interval: ShareBounds | None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerResult:
+    """The trigger as a detector of wrong first answers; None where a figure has no denominator.
+
+    tau: the threshold. rate: share of instances that triggered. auc: over the instances that were judged. Intervals:
+    Wilson's for precision and recall, Newcombe's for the AUC. not_judged: answers too short to be judged. by_row: R by
+    either reading, ``at`` and ``before``, where R was computed.
     """
-    return {
-        "n": len(records),
-        **_accuracy([record.score_final.correct for record in records]),
-        "also_graded": {name: _regraded(records, examples, grader) for name, grader in also_graded.items()},
-        "no_answer": sum(record.score_final.reason == "no_answer" for record in records),
-        "oracle": _oracle(records),
-        "versus_prompt_tuning": None if baseline is None or baseline is records else _compare(baseline, records),
-        "trigger": _trigger(records),
-        "cost": _cost(records),
-    }
+
+    tau: FiniteFloat
+    rate: Share | None
+    precision: Share | None
+    precision_interval: ShareBounds
+    recall: Share | None
+    recall_interval: ShareBounds
+    auc: Share | None
+    auc_interval: ShareBounds | None
+    wrong_first_answers: NonNegativeInt
+    not_judged: NonNegativeInt
+    by_row: dict[str, RowResult] = field(default_factory=dict)
 
 
-def threshold_curve(records: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
-    """DPC's trigger at every threshold on the rows that were evaluated; None where DPC was not.
+@dataclass(frozen=True, slots=True)
+class CostSum:
+    """Sums over all instances of a method, as ``Cost`` counts them; tokens are None in results before they counted."""
 
-    tau was not chosen here: beside the curve of calibration this one shows how much of its gain was chance. R is known
-    of every instance, so precision, recall and false positives are. Accuracy needs second answers. Those that DPC did
-    not give are taken from all_corruption, which corrupts by the same rule and always asks again; without it accuracy
-    is None for thresholds at which an instance would trigger that has none. second_shared and second_differ say of
-    how many instances both have a second answer, and how often these differ.
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    forward_passes: NonNegativeInt
+    backward_passes: NonNegativeInt
+    generated_tokens: NonNegativeInt
+    forward_tokens: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    backward_tokens: Annotated[FiniteFloat, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What a further grader of the task gives for the same answers. interval: Wilson's."""
+
+    correct: NonNegativeInt
+    accuracy: Share
+    interval: ShareBounds
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResult:
+    """One row of the table.
+
+    interval: Wilson's. no_answer: answers in which the grader found none. oracle: share right in either pass, None for
+    a method of one pass. versus_prompt_tuning: None for prompt tuning, and where it was not evaluated. trigger: None
+    for a method of one pass.
     """
-    own = records.get("dpc")
-    if not own:
-        return None
-    other = {record.example_id: record for record in records.get("all_corruption", ())}
-    ratios = [record.answer.decision.ratio if record.answer.decision else None for record in own]
-    second: list[bool | None] = []
-    shared, differ = 0, 0
-    for record in own:
-        also = other.get(record.example_id)
-        if also is None or also.answer.second is None:
-            second.append(None if record.answer.second is None else record.score_final.correct)
-        elif record.answer.second is None:
-            second.append(also.score_final.correct)
-        else:
-            second.append(record.score_final.correct)
-            shared += 1
-            differ += also.answer.second.ids != record.answer.second.ids
-    first = [record.score_first.correct for record in own]
-    tau = next((record.answer.decision.threshold for record in own if record.answer.decision), None)
-    taus = sorted({*thresholds(ratios), *([] if tau is None else [tau])})
-    judged = [(r, not right) for r, right in zip(ratios, first, strict=True) if r is not None]
-    complete = all(b is not None or r is None for b, r in zip(second, ratios, strict=True))
-    return {
-        "tau": tau,
-        "n": len(own),
-        "points": [asdict(point) for point in operating_curve(ratios, first, second, taus)],
-        "auc": auc([r for r, _ in judged], [wrong for _, wrong in judged]),
-        "oracle": oracle(first, [bool(each) for each in second]) if complete else None,
-        "second_shared": shared,
-        "second_differ": differ,
-    }
+
+    n: NonNegativeInt
+    correct: NonNegativeInt
+    accuracy: Share
+    interval: ShareBounds
+    also_graded: dict[str, Graded]
+    no_answer: NonNegativeInt
+    oracle: Share | None
+    versus_prompt_tuning: Versus | None
+    trigger: TriggerResult | None
+    cost: CostSum
 
 
-def _accuracy(right: Sequence[bool]) -> dict[str, Any]:
-    return {
-        "correct": sum(right),
-        "accuracy": sum(right) / len(right),
-        "interval": _bounds(wilson(sum(right), len(right))),
-    }
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One threshold on the calibration split."""
+
+    tau: FiniteFloat
+    accuracy: Share
+    trigger_rate: Share
 
 
-def _regraded(records: Sequence[Record], examples: Sequence[Example], grader: Grader) -> dict[str, Any]:
-    if [record.example_id for record in records] != [example.id for example in examples]:
-        raise ValueError("examples are not those that were evaluated")
-    pairs = zip(examples, records, strict=True)
-    return _accuracy([grader(example, record.answer.final.text).correct for example, record in pairs])
+@dataclass(frozen=True, slots=True)
+class CalibrationResult:
+    """The calibrated threshold and every candidate. made_from: model, prompt, data and settings of the calibration."""
+
+    tau: FiniteFloat
+    n: NonNegativeInt
+    curve: list[CurvePoint]
+    made_from: Annotated[dict[str, Any], Field(alias="from")]
+
+    def __post_init__(self) -> None:
+        if all(point.tau != self.tau for point in self.curve):
+            raise ValueError(f"tau {self.tau} is not on the curve")
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> CalibrationResult:
+        """What results keep of a calibration file. Raises ``pydantic.ValidationError`` for one that is damaged."""
+        return _CALIBRATION.validate_python({name: stored[name] for name in ("tau", "n", "curve", "from")})
 
 
-def _oracle(records: Sequence[Record]) -> float | None:
-    """The share that either pass got right; None for a method of one pass."""
-    if all(record.answer.decision is None for record in records):
-        return None
-    return oracle([r.score_first.correct for r in records], [r.score_final.correct for r in records])
+@dataclass(frozen=True, slots=True)
+class TriggerPoint:
+    """One threshold on the evaluated rows; ``accuracy`` is None where second answers are missing."""
+
+    tau: FiniteFloat
+    trigger_rate: Share
+    precision: Share | None
+    recall: Share | None
+    false_positive_rate: Share | None
+    accuracy: Share | None
 
 
-def _compare(baseline: Sequence[Record], records: Sequence[Record]) -> dict[str, Any]:
-    if [record.example_id for record in baseline] != [record.example_id for record in records]:
-        raise ValueError("two methods were evaluated on different instances")
-    before = [record.score_final.correct for record in baseline]
-    after = [record.score_final.correct for record in records]
-    found = compare(before, after)
-    return {
-        "difference": found.difference,
-        "interval": _bounds(found.interval),
-        "bootstrap": _bounds(found.bootstrap),
-        "p": found.p,
-        "fixed": found.fixed,
-        "broken": found.broken,
-    }
+@dataclass(frozen=True, slots=True)
+class TriggerCurve:
+    """DPC's trigger at every threshold on the evaluated rows, on which tau was not chosen.
+
+    oracle: share right in either pass if every instance had two, None where second answers are missing.
+    second_shared, second_differ: instances with a second answer from all_corruption as well, and how many differ.
+    """
+
+    tau: FiniteFloat | None
+    n: NonNegativeInt
+    points: list[TriggerPoint]
+    auc: Share | None
+    oracle: Share | None
+    second_shared: NonNegativeInt
+    second_differ: NonNegativeInt
+
+    def __post_init__(self) -> None:
+        if self.tau is not None and all(point.tau != self.tau for point in self.points):
+            raise ValueError(f"tau {self.tau} is not on the curve")
 
 
-def _bounds(interval: Interval) -> list[float]:
-    return [interval.low, interval.high]
+@dataclass(frozen=True, slots=True)
+class MadeBy:
+    """What repeats the run. source: commit and whether it had changes; empty without a git checkout."""
+
+    command: str
+    versions: dict[str, str]
+    source: dict[str, Any]
 
 
-def _trigger(records: Sequence[Record]) -> dict[str, Any] | None:
-    """The trigger as a detector of wrong first answers; its AUC is over the instances that it could judge."""
-    decisions = [record.answer.decision for record in records]
-    if any(decision is None for decision in decisions):
-        return None
-    wrong = [not record.score_first.correct for record in records]
-    fired = [d is not None and d.triggered for d in decisions]
-    found, hits = detector(fired, wrong), sum(a and b for a, b in zip(fired, wrong, strict=True))
-    judged = [(d.ratio, w) for d, w in zip(decisions, wrong, strict=True) if d is not None and d.ratio is not None]
-    ranked = [r for r, _ in judged], [w for _, w in judged]
-    area = auc_interval(*ranked)
-    return {
-        "tau": next(d.threshold for d in decisions if d is not None),
-        "rate": found.trigger_rate,
-        "precision": found.precision,
-        "precision_interval": _bounds(wilson(hits, sum(fired))),
-        "recall": found.recall,
-        "recall_interval": _bounds(wilson(hits, sum(wrong))),
-        "auc": auc(*ranked),
-        "auc_interval": area and _bounds(area),
-        "wrong_first_answers": sum(wrong),
-        "not_judged": sum(d is not None and "reason" in d.evidence for d in decisions),
-    }
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The whole of ``results.json``."""
+
+    format: Literal[2]
+    model: str
+    task: str
+    split: str
+    n: NonNegativeInt
+    methods: dict[str, MethodResult]
+    calibration: CalibrationResult | None
+    test_curve: TriggerCurve | None
+    made_by: MadeBy
 
 
-def _cost(records: Sequence[Record]) -> dict[str, float]:
-    costs = [record.answer.cost for record in records]
-    return {
-        "seconds": sum(cost.seconds for cost in costs),
-        "forward_passes": sum(cost.forward_passes for cost in costs),
-        "backward_passes": sum(cost.backward_passes for cost in costs),
-        "generated_tokens": sum(cost.generated_tokens for cost in costs),
-    }
+_RESULTS: TypeAdapter[Results] = TypeAdapter(Results)
+_CALIBRATION: TypeAdapter[CalibrationResult] = TypeAdapter(CalibrationResult)
+
+
+def parse_results(value: Any) -> Results:
+    """Results from JSON values. Raises ``pydantic.ValidationError``, a ``ValueError``, for anything else."""
+    return _RESULTS.validate_python(value)
+
+
+def results_json(results: Results) -> dict[str, Any]:
+    """Results as JSON values."""
+    value: dict[str, Any] = _RESULTS.dump_python(results, by_alias=True, mode="json")
+    return value
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write ``results.json``. Raises ``UserError`` where it cannot be written."""
+    write_json(path, results_json(results))
+
+
+def read_results(path: Path) -> Results:
+    """Read ``results.json``. Raises ``UserError`` where it is missing, damaged, or of another format."""
+    if not path.exists() and (seeds := sorted(path.parent.glob("seed-*"))):
+        raise UserError(
+            f"{path.parent}: holds several tuning seeds, each a run of its own; name one, such as {seeds[0]}"
+        )
+    if not path.exists():
+        raise UserError(f"{path}: no results there; make them with dpc run --output {path.parent}")
+    value = read_json(path, "results file")
+    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != FORMAT:
+        raise UserError(
+            f"{path}: has format {value['format']}, expected {FORMAT}; evaluate again, which keeps the records, "
+            "or read it with the dpc that wrote it"
+        )
+    try:
+        return parse_results(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = " ".join(".".join(map(str, first["loc"])).split()) or "its top level"
+        fault = first["msg"].removeprefix("Value error, ").lower()
+        raise UserError(f"{path}: {where}: {fault}; make the results again") from error

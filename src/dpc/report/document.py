@@ -1,4 +1,4 @@
-"""One HTML document that holds everything it needs and may do nothing else: its policy names its own script by hash."""
+"""A self-contained HTML document, with a content security policy that allows its own script and style alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCRIPTS = (
     "run.js",
     "start.js",
 )
-# What HTML or JavaScript could take for more than text.
+# Characters with a meaning in HTML or JavaScript.
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -38,8 +38,8 @@ def document(
 ) -> bytes:
     """``template`` (a file of ``web/``) rendered with ``values``; its scripts read ``payload``.
 
-    own_script: JavaScript that runs after that of ``web/``, in the same scope. server: it may ask the server it came
-    from. Everything in ``values`` is escaped, ``payload`` is data that no parser takes for markup.
+    own_script: JavaScript that runs after that of ``web/``, in the same scope. server: it may connect to the server it
+    came from. Everything in ``values`` is escaped, ``payload`` is data that no parser takes for markup.
     """
     script = "\n".join(['"use strict";', "{", *map(asset, SCRIPTS), own_script, "}", ""])
     style = asset("page.css")
@@ -63,12 +63,12 @@ def document(
             payload=None if payload is None else script_json(payload),
         )
     )
-    # JSON can hold half a surrogate pair, UTF-8 can't.
+    # JSON can have half a surrogate pair, UTF-8 cannot.
     return html.encode("utf-8", errors="replace")
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element whatever its strings hold."""
+    """JSON for a script element, which no string of it can end."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(ESCAPES)
 
 

@@ -1,4 +1,4 @@
-"""Saliency and attention of one instance as a page holds them: pooled where long, a byte a cell, what was lost said."""
+"""Saliency and attention of one instance as a page holds them: pooled where long, one byte per cell."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dpc.errors import UserError
+from dpc.flow.shallow import shallow_layers
+from dpc.settings import MethodSettings
 
 Array = np.ndarray
 Span = tuple[int, int]
@@ -20,9 +22,9 @@ Bins = list[Span]
 
 GROUPS = ("prompt", "question", "rationale")
 LEVELS = 255
-# Values below the largest by more than this are one colour to any eye.
+# Values below the largest by more than this factor get one colour.
 DEEPEST = 1e-8
-# Of one instance, both quantities and all layers, before compression.
+# Per instance, both quantities and all layers, before compression.
 MOST_CELLS = 1_000_000
 MOST_COLUMNS = 320
 
@@ -31,7 +33,7 @@ MOST_COLUMNS = 320
 class Flow:
     """Saliency (Eq 1) and attention (mean over heads) of one instance, every column of the sequence ``[p | q | r]``.
 
-    Rows are the question's, then the rationale's positions; columns are all positions. tokens: one label a column.
+    Rows are the question's, then the rationale's positions; columns are all positions. tokens: a label per column.
     spans: ``(start, stop)`` of prompt, question and rationale among the columns. layers: the model layer of each entry.
     """
 
@@ -68,25 +70,31 @@ def read_flow(path: Path) -> tuple[str, Flow]:
     return example_id, flow
 
 
-def flow_json(flow: Flow, k: float) -> dict[str, Any]:
-    """``flow`` as the page's scripts read it; ``k`` is that of Eq 7, for the columns that are marked.
+def flow_json(flow: Flow, settings: MethodSettings, key: int | None) -> dict[str, Any]:
+    """``flow`` as the page's scripts read it.
 
-    - ``layers``: model layer of each map. ``pool``: positions along each side of a cell; its value is their largest.
-    - ``bins``: ``[start, stop]`` of each column among the positions; ``groups``: ``[name, first bin, end]``, twice
-      for questions and rationales, which are rows as well: row i is bin i + ``groups[1][1]``.
+    settings: k of Eq 7, for the columns that are marked, and which layers are shallow. key: the virtual token that the
+    corruption is about, None without one.
+
+    - ``layers``: model layer of each map. ``opens``: place of the layer that is shown first: the shallow layer in which
+      the key token gathers most, else the last shallow layer.
+    - ``pool``: positions along each side of a cell; its value is their largest. ``bins``: ``[start, stop]`` of each
+      column among the positions; ``groups``: ``[name, first bin, end]``, twice for questions and rationales, which are
+      rows as well: row i is bin i + ``groups[1][1]``.
     - ``tokens``: label of every position. ``curves``: per quantity, mean over question rows and over rationale rows of
-      the prompt's columns, a value a layer (Eqs 2 to 5), from the values before pooling.
-    - ``gathering``: per quantity and layer, soft tokens whose mean over all rows exceeds ``k`` times the mean of all.
+      the prompt's columns, a value per layer (Eqs 2 to 5), from the values before pooling.
+    - ``gathering``: per quantity and layer, virtual tokens whose mean over all rows exceeds k times the mean of all.
     - ``maps``: per quantity ``low``, ``high`` and ``error`` (largest relative error of a value between the two), and
       ``data``: bytes ``[layer, row, column]``, deflated, in base64. 0 is zero, code c is
       ``low * (high / low) ** ((c - 1) / 254)``, and what lies under ``low`` has code 1.
     """
-    pool = _pool(flow)
+    pool, k = _pool(flow), settings.accumulation_k
     columns, groups = _bins(flow.spans, pool)
     rows = [(start - flow.spans[1][0], stop - flow.spans[1][0]) for start, stop in columns[groups[1][1] :]]
     quantities = _quantities(flow)
     return {
         "layers": list(flow.layers),
+        "opens": _opening_layer(flow, settings, key),
         "pool": pool,
         "bins": columns,
         "groups": groups,
@@ -115,7 +123,7 @@ def _quantities(flow: Flow) -> dict[str, Array]:
 
 
 def _pool(flow: Flow) -> int:
-    """The fewest positions a side with which the maps stay small."""
+    """The fewest positions per side with which the maps stay small."""
     pool = 1
     while True:
         bins, groups = _bins(flow.spans, pool)
@@ -126,7 +134,7 @@ def _pool(flow: Flow) -> int:
 
 
 def _bins(spans: tuple[Span, Span, Span], pool: int) -> tuple[Bins, list[tuple[str, int, int]]]:
-    """Neighbouring positions that share a column, never across two groups."""
+    """Neighbouring positions that share a column; a column never crosses from one group to the next."""
     bins: Bins = []
     groups = []
     for name, (start, stop) in zip(GROUPS, spans, strict=True):
@@ -166,11 +174,25 @@ def _curves(values: Float[Array, "layer row column"], spans: tuple[Span, Span, S
     return means
 
 
+def _opening_layer(flow: Flow, settings: MethodSettings, key: int | None) -> int:
+    """Place of the layer among ``flow.layers`` on which the maps open."""
+    if not flow.layers:
+        return 0
+    shallow = shallow_layers(max(flow.layers) + 1, settings.shallow_start, settings.shallow_stop)
+    places = [place for place, layer in enumerate(flow.layers) if layer in shallow]
+    if not places:
+        return 0
+    if key is None or not flow.saliency.shape[1]:
+        return places[-1]
+    # Eq 6 averages over the shallow layers: this one contributes most to the key token's S_acc.
+    return max(places, key=lambda place: float(flow.saliency[place, :, flow.spans[0][0] + key].mean()))
+
+
 def _gathering(values: Float[Array, "layer row column"], prompt: Span, k: float) -> list[list[int]]:
     columns = values[:, :, slice(*prompt)].astype(np.float64).mean(axis=1)
     return [np.flatnonzero(layer > k * layer.mean()).tolist() for layer in columns]
 
 
 def significant(value: float, digits: int = 4) -> float:
-    """``value`` to so many significant digits."""
+    """``value`` rounded to ``digits`` significant digits."""
     return float(f"{value:.{digits}g}")

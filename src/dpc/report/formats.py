@@ -1,9 +1,11 @@
-"""How a number is written, wherever a report shows it."""
+"""How numbers and names are written in tables, sentences and pages."""
 
 from __future__ import annotations
 
 UNDEFINED = "–"
 SIGNIFICANT = 0.05
+# The bounds of a statistic without bounds are the largest floats.
+UNBOUNDED = 1e300
 
 
 def percent(share: float | None) -> str:
@@ -34,6 +36,25 @@ def number(value: float) -> str:
     """A figure without a unit, three significant digits."""
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return _minus(mantissa) + (f" × {power_of_ten(int(exponent))}" if exponent else "")
+
+
+def method_label(name: str) -> str:
+    """A method's name as it is written in prose."""
+    return {"dpc": "DPC", "act": "ACT"}.get(name, name.replace("_", " "))
+
+
+def statistic_label(trigger: str) -> str:
+    """What a trigger's statistic is called: R for the paper's trigger, else the trigger's name."""
+    return "R" if trigger == "flow" else trigger.replace("_", " ")
+
+
+def threshold_words(threshold: float, trigger: str = "flow") -> str:
+    """A threshold, with "always" or "never" where it means that. R is a share; others have no bounds of their own."""
+    low, high = (0.0, 1.0) if trigger == "flow" else (-UNBOUNDED, UNBOUNDED)
+    if trigger != "flow" and abs(threshold) >= UNBOUNDED:
+        return "always" if threshold < 0 else "never"
+    words = " (always)" if threshold < low else " (never)" if threshold >= high else ""
+    return number(threshold) + words
 
 
 def power_of_ten(exponent: int) -> str:

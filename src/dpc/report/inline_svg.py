@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: numbers in, text out. Colours and type sizes are the page's; see its style sheet."""
+"""Small charts as inline SVG. Colours and type sizes are those of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WIDTH, HEIGHT = 440, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 44, 46
 LINE = 30
 CHARACTER = 9
-# The second series of a chart differs in dash and shape too, for eyes and printers without colour.
+# The second series of a chart differs in dash and shape too, so that it can be read without colour.
 KINDS = ("first", "other")
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A linear map from values ``[low, high]`` to pixels ``[start, stop]``; values outside stay at the edge."""
+    """A linear map from values ``[low, high]`` to pixels ``[start, stop]``; values outside are clipped."""
 
     low: Number
     high: Number
@@ -37,7 +37,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A value of the x axis that is pointed out, with its words."""
+    """A marked value of the x axis, with its label."""
 
     at: Number
     words: str
@@ -83,7 +83,7 @@ def line_chart(
 
 
 def interval_chart(estimates: Sequence[Estimate], *, alt: str, label: str, zero: bool = False) -> str:
-    """A line an estimate: its interval, its value as a dot, and its words. zero: draw the line of no difference."""
+    """A line per estimate: its interval, its value as a dot, and its label. zero: draw the line of no difference."""
     bounds = [bound for each in estimates for bound in each.interval] + ([0.0] if zero else [])
     low, high = min(bounds), max(bounds)
     pad = max((high - low) * 0.06, 1e-9)

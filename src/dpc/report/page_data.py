@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpc.report.flow_data import Flow, flow_json
+from dpc.report.formats import statistic_label
+from dpc.settings import MethodSettings
 from dpc.types import Decision, Example, Generation, Score
 
-# Room for s_i along the rationales, of all instances together; a page under 10 MB has to stop somewhere.
+# Values of s_i that a page holds, of all instances together; they keep it under 10 MB.
 MOST_INFLUENCES = 220_000
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One generation and its grade. tokens: the text of each of its tokens, empty where that is not known."""
+    """One generation and its grade. tokens: the text of each token, empty where that is not known."""
 
     generation: Generation
     score: Score
@@ -25,14 +27,12 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One question, followed through a method.
+    """One question and what a method answered.
 
-    example: with an empty ``answer`` where nobody knows the gold answer; then nothing is called right or wrong.
-    second: the answer with the corrupted prompt; where the trigger did not fire, what it would have been, or None.
-    decision: R, tau, the key token, and as evidence ``beta``, ``influence`` (s_i a rationale token), ``profile``
-    (S_acc a soft token), ``accumulated`` and ``reason``, each where there is one.
-    baseline_correct: whether prompt tuning was right, None where it was not run. answers: grade by method.
-    flow: the full maps, of chosen instances.
+    example: with an empty ``answer`` where there is no gold answer; then nothing is called right or wrong.
+    second: the answer with the corrupted prompt; where the method did not trigger, what it would have been, or None.
+    decision: None for a method of one pass. baseline_correct: whether prompt tuning was right, None where it was not
+    run. answers: grade by method. flow: the whole maps, of chosen instances.
     """
 
     example: Example
@@ -46,14 +46,14 @@ class Instance:
     @property
     def final(self) -> Pass:
         """The pass that counts."""
-        fired = self.decision is None or self.decision.triggered
-        return self.second if self.second is not None and fired else self.first
+        counts = self.decision is None or self.decision.triggered
+        return self.second if self.second is not None and counts else self.first
 
 
 def outcome(instance: Instance) -> str:
     """``fixed``, ``broken``, ``both_right`` or ``both_wrong``, against prompt tuning.
 
-    ``right`` or ``wrong`` where prompt tuning was not run; empty where nobody knows the gold answer.
+    ``right`` or ``wrong`` where prompt tuning was not run; empty where there is no gold answer.
     """
     if not instance.example.answer:
         return ""
@@ -65,62 +65,63 @@ def outcome(instance: Instance) -> str:
     return "fixed" if right else "broken"
 
 
-def payload(instances: Sequence[Instance], *, k: float, masks: bool = True) -> dict[str, Any]:
+def payload(instances: Sequence[Instance], settings: MethodSettings) -> dict[str, Any]:
     """What the scripts show, as JSON: read by ``readPayload`` of ``data.js``.
 
-    k: that of Eq 7. masks: whether the corruption masks its key token.
+    settings: those that the instances were traced with; k of Eq 7 and the shallow layers are taken from them.
 
-    ``{"k", "masks", "vocabulary": [text of a token, ...], "instances": [...]}``, each instance with ``id``,
-    ``question``, ``choices``, ``gold`` (null where not known), ``first``, ``second``, ``outcome``, ``answers``
-    (``[method, extracted, correct]``), and where there was a decision ``triggered``, ``ratio``, ``tau``, ``key``,
-    ``beta``, ``influence``, ``left_out`` (s_i exist, but the page has no room for them), ``profile``, ``accumulated``,
-    ``reason``; ``flow`` as ``flow_json`` says. A pass is ``{"text", "tokens" (places in the vocabulary), "extracted",
-    "correct", "found" (an answer at all), "cut" (stopped by the limit)}``.
+    ``{"k", "vocabulary": [text of a token, ...], "instances": [...]}``, each instance with ``id``, ``question``,
+    ``choices``, ``gold`` (null where not known), ``first``, ``second``, ``outcome``, ``answers`` (``[method, extracted,
+    correct]``), and ``decision``, null for a method of one pass; ``flow`` as ``flow_json`` says. A pass is ``{"text",
+    "tokens" (places in the vocabulary), "extracted", "correct", "found" (an answer at all), "cut" (stopped by the
+    limit)}``. A decision is ``{"triggered", "judged", "trigger", "symbol" (what its statistic is called), "statistic",
+    "threshold", "key", "beta", "influence", "left_out" (s_i exist, but the page does not hold them), "profile",
+    "accumulated", "reason", "corruption", "more"}``.
     """
     counts = Counter(token for instance in instances for token in instance.first.tokens)
     vocabulary = [token for token, _ in counts.most_common()]
     places = {token: place for place, token in enumerate(vocabulary)}
-    roomy = _with_influence(instances)
+    whole = _with_influence(instances)
     return {
-        "k": k,
-        "masks": masks,
+        "k": settings.accumulation_k,
         "vocabulary": vocabulary,
-        "instances": [_instance(each, places, k, place in roomy) for place, each in enumerate(instances)],
+        "instances": [_instance(each, places, settings, place in whole) for place, each in enumerate(instances)],
     }
 
 
 def _with_influence(instances: Sequence[Instance]) -> set[int]:
-    """Places of the instances whose s_i, and the tokens they belong to, fit on the page: what triggered goes first."""
-    order = sorted(range(len(instances)), key=lambda i: not _fired(instances[i]))
+    """Places of the instances whose s_i, and the tokens they belong to, the page holds: triggered ones first."""
+    order = sorted(range(len(instances)), key=lambda i: not _triggered(instances[i]))
     chosen, used = set(), 0
     for place in order:
-        used += len(_evidence(instances[place]).get("influence") or ())
+        used += len(_influence(instances[place]))
         if used <= MOST_INFLUENCES:
             chosen.add(place)
     return chosen
 
 
-def _fired(instance: Instance) -> bool:
+def _triggered(instance: Instance) -> bool:
     return instance.decision is not None and instance.decision.triggered
 
 
-def _evidence(instance: Instance) -> dict[str, Any]:
-    return {} if instance.decision is None else instance.decision.evidence
+def _influence(instance: Instance) -> tuple[float, ...]:
+    return () if instance.decision is None else instance.decision.evidence.influence or ()
 
 
-def _instance(instance: Instance, places: Mapping[str, int], k: float, roomy: bool) -> dict[str, Any]:
-    example = instance.example
+def _instance(instance: Instance, places: Mapping[str, int], settings: MethodSettings, whole: bool) -> dict[str, Any]:
+    example, decision = instance.example, instance.decision
+    key = None if decision is None else decision.key_token
     return {
         "id": example.id,
         "question": example.question,
         "choices": list(example.choices),
         "gold": example.answer or None,
-        "first": _pass(instance.first, (places[token] for token in instance.first.tokens) if roomy else ()),
+        "first": _pass(instance.first, (places[token] for token in instance.first.tokens) if whole else ()),
         "second": None if instance.second is None else _pass(instance.second, ()),
         "outcome": outcome(instance),
         "answers": [[name, score.extracted, score.correct] for name, score in instance.answers.items()],
-        **({} if instance.decision is None else _decision(instance.decision, roomy)),
-        **({} if instance.flow is None else {"flow": flow_json(instance.flow, k)}),
+        "decision": None if decision is None else _decision(decision, whole),
+        **({} if instance.flow is None else {"flow": flow_json(instance.flow, settings, key)}),
     }
 
 
@@ -135,18 +136,22 @@ def _pass(one: Pass, tokens: Iterable[int]) -> dict[str, Any]:
     }
 
 
-def _decision(decision: Decision, roomy: bool) -> dict[str, Any]:
+def _decision(decision: Decision, whole: bool) -> dict[str, Any]:
     evidence = decision.evidence
-    influence = evidence.get("influence")
     return {
         "triggered": decision.triggered,
-        "ratio": decision.ratio,
-        "tau": decision.threshold,
+        "judged": decision.judged,
+        "trigger": decision.trigger,
+        "symbol": statistic_label(decision.trigger),
+        "statistic": decision.statistic,
+        "threshold": decision.threshold,
         "key": decision.key_token,
-        "beta": evidence.get("beta"),
-        "influence": influence if roomy else None,
-        "left_out": influence is not None and not roomy,
-        "profile": evidence.get("profile"),
-        "accumulated": evidence.get("accumulated"),
-        "reason": evidence.get("reason"),
+        "beta": evidence.beta,
+        "influence": evidence.influence if whole else None,
+        "left_out": evidence.influence is not None and not whole,
+        "profile": evidence.profile,
+        "accumulated": evidence.accumulated,
+        "reason": evidence.reason,
+        "corruption": evidence.corruption,
+        "more": evidence.more,
     }

@@ -1,4 +1,4 @@
-"""The parts of a run's page that need no script: accuracies, threshold, trigger and cost, as charts and words."""
+"""The parts of a run's page that need no script: accuracies, threshold, trigger and cost, as charts and texts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpc.methods import BASELINE
+from dpc.records.results import CalibrationResult, Results, TriggerCurve, TriggerResult
 from dpc.report import inline_svg
-from dpc.report.formats import UNDEFINED, number, percent, points, seconds
+from dpc.report.formats import UNDEFINED, method_label, percent, points, seconds, statistic_label, threshold_words
 from dpc.report.inline_svg import Estimate, Mark, Number, Point, Tick
 from dpc.report.page_data import Instance
-from dpc.report.schema import CalibrationResult, Results, Trigger, TriggerCurve
-from dpc.report.table import label
 
-# Where the threshold that always fires stands on an axis whose other values are shares.
+# Place of the threshold "always" on an axis whose other values are shares.
 ALWAYS_AT = -0.12
 TAU_TICKS: tuple[Tick, ...] = (
     (ALWAYS_AT, "always"),
@@ -24,19 +23,17 @@ TAU_TICKS: tuple[Tick, ...] = (
     (1.0, "1"),
 )
 R_BINS = 20
-COST_COLUMNS = ("method", "forward passes", "backward passes", "tokens written", "seconds", "× prompt tuning")
-
-
-def tau_words(tau: float) -> str:
-    """A threshold, with what it means where it means something at once."""
-    return f"{number(tau)} (always)" if tau < 0 else f"{number(tau)} (never)" if tau >= 1 else number(tau)
+COST_COLUMNS = (
+    *("method", "forward tokens", "× prompt tuning", "backward tokens"),
+    *("forward passes", "backward passes", "generated tokens", "seconds"),
+)
 
 
 def accuracy_charts(results: Results) -> list[tuple[str, str]]:
-    """Accuracies with their intervals, and differences to prompt tuning with theirs: drawings and captions."""
+    """Accuracies and differences to prompt tuning with their intervals: drawings and captions."""
     methods = results.methods
     accuracies = [
-        Estimate(label(name), 100 * m.accuracy, (100 * m.interval[0], 100 * m.interval[1]), f"{percent(m.accuracy)}%")
+        Estimate(method_label(name), 100 * m.accuracy, _percent_bounds(m.interval), f"{percent(m.accuracy)}%")
         for name, m in methods.items()
     ]
     told = "; ".join(f"{each.name} {each.words}" for each in accuracies)
@@ -49,7 +46,7 @@ def accuracy_charts(results: Results) -> list[tuple[str, str]]:
     compared = {name: m.versus_prompt_tuning for name, m in methods.items() if m.versus_prompt_tuning is not None}
     if compared:
         differences = [
-            Estimate(label(name), 100 * v.difference, (100 * v.interval[0], 100 * v.interval[1]), points(v.difference))
+            Estimate(method_label(name), 100 * v.difference, _percent_bounds(v.interval), points(v.difference))
             for name, v in compared.items()
         ]
         told = "; ".join(f"{each.name} {each.words}" for each in differences)
@@ -59,10 +56,14 @@ def accuracy_charts(results: Results) -> list[tuple[str, str]]:
     return charts
 
 
+def _percent_bounds(interval: tuple[float, float]) -> tuple[float, float]:
+    return 100 * interval[0], 100 * interval[1]
+
+
 def notes(results: Results) -> list[str]:
-    """What the table leaves out and a reader should know."""
-    silent = [f"{label(name)} {m.no_answer:,}" for name, m in results.methods.items() if m.no_answer]
-    triggers = [(label(name), m.trigger.not_judged) for name, m in results.methods.items() if m.trigger]
+    """What belongs to the table and has no column."""
+    silent = [f"{method_label(name)} {m.no_answer:,}" for name, m in results.methods.items() if m.no_answer]
+    triggers = [(method_label(name), m.trigger.not_judged) for name, m in results.methods.items() if m.trigger]
     unjudged = [f"{name} {count:,}" for name, count in triggers if count]
     return [
         *([f"Counted as wrong because no answer could be read: {', '.join(silent)}."] if silent else []),
@@ -71,7 +72,7 @@ def notes(results: Results) -> list[str]:
 
 
 def threshold(calibration: CalibrationResult | None, test: TriggerCurve | None) -> dict[str, Any] | None:
-    """Accuracy and trigger rate against tau, on the calibration split and on the rows that were evaluated."""
+    """Accuracy and trigger rate against tau, on the calibration split and on the evaluated rows."""
     tau = calibration.tau if calibration else test.tau if test else None
     if tau is None:
         return None
@@ -88,7 +89,7 @@ def threshold(calibration: CalibrationResult | None, test: TriggerCurve | None) 
         pad = max((max(known) - min(known)) * 0.1, 0.5)
         charts.insert(0, _curve("accuracy", accuracy, tau, (max(min(known) - pad, 0), min(max(known) + pad, 100))))
     return {
-        "tau": tau_words(tau),
+        "tau": threshold_words(tau),
         "charts": charts,
         "both": bool(dev and own),
         "gaps": any(p.accuracy is None for p in own),
@@ -107,11 +108,11 @@ def _curve(what: str, series: Sequence[Sequence[Point]], tau: float, y_range: tu
             told.append(f"{at_tau:.1f}% on the {name}")
     chart = inline_svg.line_chart(
         series,
-        alt=f"{what.capitalize()} against the threshold; at tau = {tau_words(tau)}: {', '.join(told) or 'not known'}.",
+        alt=f"{what.capitalize()} against the threshold; at {threshold_words(tau)}: {', '.join(told) or 'not known'}.",
         labels=("threshold τ", f"{what}, %"),
         x_ticks=TAU_TICKS,
         y_range=y_range,
-        mark=Mark(_tau_at(tau), f"τ = {tau_words(tau)}"),
+        mark=Mark(_tau_at(tau), f"τ = {threshold_words(tau)}"),
     )
     return chart, what
 
@@ -120,13 +121,13 @@ def _chosen(calibration: CalibrationResult) -> dict[str, Any]:
     curve = calibration.curve
     chosen = next(point for point in curve if point.tau == calibration.tau)
     never = next((point for point in curve if not point.trigger_rate), None)
-    firing = [point.accuracy for point in curve if point.trigger_rate]
+    triggering = [point.accuracy for point in curve if point.trigger_rate]
     return {
         "n": f"{calibration.n:,}",
         "candidates": f"{len(curve):,}",
         "accuracy": percent(chosen.accuracy),
-        "best_firing": percent(max(firing)) if firing else None,
-        "fires": chosen.trigger_rate > 0,
+        "best_triggering": percent(max(triggering)) if triggering else None,
+        "triggers": chosen.trigger_rate > 0,
         "never": None if never is None else percent(never.accuracy),
     }
 
@@ -136,48 +137,75 @@ def _tau_at(tau: float) -> float:
 
 
 def detection(
-    instances: Sequence[Instance], trigger: Trigger | None, test: TriggerCurve | None
+    instances: Sequence[Instance], result: TriggerResult | None, test: TriggerCurve | None
 ) -> dict[str, Any] | None:
-    """The trigger as a detector of wrong first answers: in words, R of right and wrong ones, precision and recall."""
-    if trigger is None:
+    """The trigger as a detector of wrong first answers: figures, R of right and wrong ones, precision and recall.
+
+    instances, result: of the method whose instances the page shows. Charts are drawn for the paper's trigger alone.
+    """
+    if result is None:
         return None
-    judged = [
-        (i.decision.ratio, i.first.score.correct) for i in instances if i.decision and i.decision.ratio is not None
-    ]
+    decisions = [(i.decision, i.first.score.correct) for i in instances if i.decision is not None]
+    trigger = decisions[0][0].trigger if decisions else "flow"
+    at = threshold_words(result.tau, trigger)
     charts = []
-    if judged:
-        good, bad = (_histogram([ratio for ratio, right in judged if right is kind]) for kind in (True, False))
-        names = ("right first answers", "wrong first answers")
-        shown = f"R of {sum(good):,} right and {sum(bad):,} wrong first answers"
-        alt = f"{shown}; the threshold is {tau_words(trigger.tau)}."
-        mark = Mark(min(max(trigger.tau, 0.0), 1.0), f"τ = {tau_words(trigger.tau)}")
-        chart = inline_svg.mirrored_histogram(
-            good, bad, names, alt=alt, label="% of right (▲) and of wrong (▼) first answers", mark=mark
-        )
-        charts.append(
-            (
-                chart,
-                "R of every judged instance. Where R told nothing of right and wrong, both halves would look alike.",
-            )
-        )
-    if test and any(point.precision is not None for point in test.points):
-        series: list[list[Point]] = [
-            [(_tau_at(p.tau), None if p.precision is None else 100 * p.precision) for p in test.points],
-            [(_tau_at(p.tau), None if p.recall is None else 100 * p.recall) for p in test.points],
-        ]
-        chart = inline_svg.line_chart(
-            series,
-            alt=f"Precision and recall of the trigger against the threshold; chosen: {tau_words(trigger.tau)}.",
-            labels=("threshold τ", "precision and recall, %"),
-            x_ticks=TAU_TICKS,
-            y_range=(0, 100),
-            mark=Mark(_tau_at(trigger.tau), f"τ = {tau_words(trigger.tau)}"),
-        )
-        charts.append((chart, "keys"))
-    shares = {name: getattr(trigger, name) for name in ("rate", "precision", "recall")}
-    figures_of = {name: None if share is None else percent(share) for name, share in shares.items()}
-    auc = None if trigger.auc is None else f"{trigger.auc:.2f}"
-    return {**figures_of, "auc": auc, "tau": tau_words(trigger.tau), "charts": charts}
+    if trigger == "flow":
+        judged = [(d.statistic, right) for d, right in decisions if d.judged and d.statistic is not None]
+        charts = [*_ratio_histogram(judged, result.tau), *_precision_and_recall(test, result.tau)]
+    shares = {name: getattr(result, name) for name in ("rate", "precision", "recall")}
+    percents = {name: None if share is None else percent(share) for name, share in shares.items()}
+    auc = None if result.auc is None else f"{result.auc:.2f}"
+    symbol = "τ" if trigger == "flow" else "the threshold"
+    named = {"at": at, "symbol": symbol, "statistic": statistic_label(trigger), "rows": _rows_in_words(result)}
+    return {**percents, **named, "auc": auc, "charts": charts}
+
+
+def _rows_in_words(result: TriggerResult) -> list[str]:
+    """R by either reading of s_i, a sentence each."""
+    names = {"at": "at token i's position", "before": "before it, which wrote token i"}
+    return [
+        f"With s_i read in the row {names[row]}: AUC {found.auc:.2f}, R above the threshold for {percent(found.rate)}%."
+        for row, found in result.by_row.items()
+        if found.auc is not None
+    ]
+
+
+def _ratio_histogram(judged: Sequence[tuple[float, bool]], tau: float) -> list[tuple[str, str]]:
+    """R of right and of wrong first answers: drawing and caption; none without a judged instance."""
+    if not judged:
+        return []
+    good, bad = (_histogram([ratio for ratio, right in judged if right is kind]) for kind in (True, False))
+    shown = f"R of {sum(good):,} right and {sum(bad):,} wrong first answers"
+    chart = inline_svg.mirrored_histogram(
+        good,
+        bad,
+        ("right first answers", "wrong first answers"),
+        alt=f"{shown}; the threshold is {threshold_words(tau)}.",
+        label="% of right (▲) and of wrong (▼) first answers",
+        mark=Mark(min(max(tau, 0.0), 1.0), f"τ = {threshold_words(tau)}"),
+    )
+    return [
+        (chart, "R of every judged instance. If R did not depend on right and wrong, both halves would look alike.")
+    ]
+
+
+def _precision_and_recall(test: TriggerCurve | None, tau: float) -> list[tuple[str, str]]:
+    """Precision and recall at every threshold; none without a curve."""
+    if test is None or all(point.precision is None for point in test.points):
+        return []
+    series: list[list[Point]] = [
+        [(_tau_at(p.tau), None if p.precision is None else 100 * p.precision) for p in test.points],
+        [(_tau_at(p.tau), None if p.recall is None else 100 * p.recall) for p in test.points],
+    ]
+    chart = inline_svg.line_chart(
+        series,
+        alt=f"Precision and recall of the trigger against the threshold; chosen: {threshold_words(tau)}.",
+        labels=("threshold τ", "precision and recall, %"),
+        x_ticks=TAU_TICKS,
+        y_range=(0, 100),
+        mark=Mark(_tau_at(tau), f"τ = {threshold_words(tau)}"),
+    )
+    return [(chart, "keys")]
 
 
 def _histogram(ratios: Sequence[float]) -> list[int]:
@@ -188,19 +216,21 @@ def _histogram(ratios: Sequence[float]) -> list[int]:
 
 
 def costs(results: Results) -> list[tuple[str, ...]]:
-    """What each method cost, sums over all instances, in the order of ``COST_COLUMNS``."""
+    """The cost of each method, sums over all instances, in the order of ``COST_COLUMNS``."""
     baseline = results.methods.get(BASELINE)
     rows = []
     for name, method in results.methods.items():
         cost = method.cost
-        times = cost.seconds / baseline.cost.seconds if baseline and baseline.cost.seconds else None
+        own, other = cost.forward_tokens, baseline.cost.forward_tokens if baseline else None
         counts = (cost.forward_passes, cost.backward_passes, cost.generated_tokens)
         rows.append(
             (
-                label(name),
-                *(UNDEFINED if count is None else f"{count:,}" for count in counts),
+                method_label(name),
+                UNDEFINED if own is None else f"{own:,.0f}",
+                f"{own / other:.2f}" if own is not None and other else UNDEFINED,
+                UNDEFINED if cost.backward_tokens is None else f"{cost.backward_tokens:,.0f}",
+                *(f"{count:,}" for count in counts),
                 seconds(cost.seconds),
-                UNDEFINED if times is None else f"{times:.2f}",
             )
         )
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import torch
 from dpc.engine import Decoder, Request, by_length, check_fits
 from dpc.engine.plain import greedy, prefill_inputs
 from dpc.errors import UserError
-from dpc.files import read_json, write_atomically
+from dpc.files import read_json, write_atomically, write_json
 from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.records.directory import RecordFile, RunDirectory, source_state, versions
-from dpc.run.stages import Data, describe_model, row_keys
+from dpc.run.data import Data, row_keys
+from dpc.run.inputs import describe_model, recorded
+from dpc.run.reporter import SILENT, Progress, Reporter
 from dpc.settings import ActSettings, Settings
 from dpc.types import Generation
 
@@ -36,15 +38,6 @@ class TriedHead:
     layer: int
     head: int
     right: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SearchProgress:
-    """How far a search is: heads tried of ``total``, and how many of them raised accuracy."""
-
-    done: int
-    total: int
-    kept: int
 
 
 def heads_to_try(layers: int, heads: int, settings: ActSettings) -> list[Head]:
@@ -122,32 +115,35 @@ def keeps_answers(
 def search_heads(
     lm: FrozenLM,
     prompt: SoftPrompt,
+    directory: Path,
     data: Data,
     settings: Settings,
     run: RunDirectory,
-    progress: Callable[[SearchProgress], None] | None = None,
+    report: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Try heads on the first ``act.rows`` rows of ``data``; the result says what was chosen, and on what.
+    """Try heads on the first ``act.rows`` rows of ``data``; store those that help in ``directory``, beside the adapter.
 
     Every head that was tried is kept in ``act_search.jsonl``, so that an interrupted search goes on.
     Raises ``UserError`` for a question that doesn't fit the context, or no heads to try.
     """
     held_out, act = _held_out(data, settings), settings.act
-    room = settings.decoding.max_new_tokens or data.task.max_new_tokens
+    max_new_tokens = settings.decoding.max_new_tokens or data.task.max_new_tokens
     made_from = search_inputs(lm, prompt.sha256, data, settings)
     heads = heads_to_try(lm.layers, int(lm.model.config.num_attention_heads), act)
     requests = [Request(lm.encode(data.task.prompt(example)), prompt) for example in held_out.examples]
     for example, request in zip(held_out.examples, requests, strict=True):
         check_fits(lm, request, example.id)
     file = run.path / SEARCH
-    run.restart("act", made_from, RecordFile(file))
+    run.restart("act", made_from, RecordFile(file), recorded=recorded(settings))
     tried = _read(file)
     decoder = Decoder(lm, settings.decoding)
-    uncalibrated = decoder.all(requests, room)
+    uncalibrated = decoder.all(requests, max_new_tokens)
 
     def right(*chosen: Head) -> tuple[bool, ...]:
         calibration = SinkCalibration(chosen, act.alpha, act.beta)
-        answers = answer_calibrated(decoder, requests, uncalibrated, room, calibration) if chosen else uncalibrated
+        answers = uncalibrated
+        if chosen:
+            answers = answer_calibrated(decoder, requests, uncalibrated, max_new_tokens, calibration)
         scored = zip(held_out.examples, answers, strict=True)
         return tuple(data.task.score(example, answer.text).correct for example, answer in scored)
 
@@ -155,10 +151,11 @@ def search_heads(
     for layer, head in heads[len(tried) :]:
         tried.append(TriedHead(layer, head, right((layer, head))))
         write_atomically(file, "".join(json.dumps(asdict(each)) + "\n" for each in tried).encode())
-        if progress:
-            progress(SearchProgress(len(tried), len(heads), sum(sum(t.right) > sum(baseline) for t in tried)))
+        kept = sum(sum(t.right) > sum(baseline) for t in tried)
+        report.progress(Progress("act", len(tried), len(heads), f"{kept} heads kept"))
     chosen = [(each.layer, each.head) for each in tried if sum(each.right) > sum(baseline)]
-    return {
+    lm.verify_unchanged()
+    stored = {
         "format": 1,
         "heads": [list(head) for head in chosen],
         "n": len(baseline),
@@ -170,6 +167,19 @@ def search_heads(
         "versions": versions(),
         "source": source_state(),
     }
+    write_json(directory / ACT, stored)
+    report.say(_in_words(stored, data.split))
+    return stored
+
+
+def _in_words(stored: Mapping[str, Any], split: str) -> str:
+    found = f"{len(stored['heads'])} of {len(stored['tried'])} heads raise accuracy alone on {stored['n']} rows"
+    outcome = (
+        f"{stored['calibrated']:.1%} right with all of these calibrated, {stored['uncalibrated']:.1%} with none"
+        if stored["heads"]
+        else "act will answer as prompt tuning does"
+    )
+    return f"{found} of {split}: {outcome}"
 
 
 def load_act(directory: Path, lm: FrozenLM, prompt: SoftPrompt, task: str, settings: Settings) -> dict[str, Any] | None:

@@ -216,16 +216,16 @@ def tuning_bytes(shape: Shape, longest: int, s: TuningSettings) -> int:
     return shape.graph_bytes(tokens) + logits + state
 
 
-def decoding_bytes(shape: Shape, lengths: Lengths, prompt: int, room: int, d: DecodingSettings) -> int:
+def decoding_bytes(shape: Shape, lengths: Lengths, prompt: int, max_new_tokens: int, d: DecodingSettings) -> int:
     """Peak of decoding beside the weights, if every answer is as long as it may be: slots and kept prefixes."""
-    positions = min(prompt + lengths.longest + room, shape.context)
+    positions = min(prompt + lengths.longest + max_new_tokens, shape.context)
     slots = min(d.batch_size, lengths.rows) * positions
     logits = min(d.batch_size, lengths.rows) * shape.vocabulary * (shape.value_bytes + FLOAT32)
     return (slots + min(d.prefixes, prompt) * prompt) * shape.kv_bytes + logits
 
 
-def tracing_bytes(shape: Shape, lengths: Lengths, prompt: int, room: int, d: DecodingSettings) -> int:
+def tracing_bytes(shape: Shape, lengths: Lengths, prompt: int, max_new_tokens: int, d: DecodingSettings) -> int:
     """Peak of tracing beside the weights, if one graph holds all blocks; block by block it is less."""
-    positions = min(prompt + lengths.longest + room, shape.context)
+    positions = min(prompt + lengths.longest + max_new_tokens, shape.context)
     tokens = min(d.saliency_batch_size, lengths.rows) * positions
     return shape.graph_bytes(tokens) + tokens * shape.vocabulary * (shape.value_bytes + FLOAT32)

@@ -1,31 +1,21 @@
-"""Task x method -> records: grading, resuming, and the choice of tau on a dev split."""
+"""One method on rows: answers, grades, records. Resumable."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from dpc.engine import Decoder, Request, check_fits
 from dpc.errors import UserError
-from dpc.flow.trigger import Calibration, calibrate
 from dpc.methods import build_method
-from dpc.methods.base import Setup
+from dpc.methods.method import Method, Setup
 from dpc.records.directory import RecordFile
+from dpc.run.reporter import SILENT, Progress, Reporter
 from dpc.tasks import Task
 from dpc.types import Answer, Example, Record
 
 # Seconds of work that a kill can cost.
 _MOMENT = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an evaluation is: instances answered of ``total``, and how many of them are right."""
-
-    done: int
-    total: int
-    correct: int
 
 
 def grade(task: Task, example: Example, method: str, answer: Answer) -> Record:
@@ -35,22 +25,24 @@ def grade(task: Task, example: Example, method: str, answer: Answer) -> Record:
     return Record(example.id, method, answer, first, final)
 
 
-def evaluate(
+def evaluate_method(
     decoder: Decoder,
     task: Task,
     examples: Sequence[Example],
-    method: str,
+    method: Method,
     setup: Setup,
     file: RecordFile,
-    progress: Callable[[Progress], None] | None = None,
+    report: Reporter = SILENT,
+    stage: str | None = None,
 ) -> list[Record]:
     """Answer and grade every example that ``file`` does not hold yet; returns all records in the examples' order.
 
-    Records are kept as instances are done, a few at a time, so that a kill costs seconds.
+    Records are kept as instances are done, a few at a time, so that a kill costs seconds. stage: what progress is
+    reported for, None for the method's name.
     Raises ``UserError`` naming the first question that does not fit the context, before anything is computed.
     """
     runner, lm = build_method(method, setup), decoder.lm
-    prompt = None if method == "pretrained" else setup.soft_prompt
+    prompt = setup.soft_prompt if "prompt" in method.requires else None
     made = {record.example_id: record for record in file.read()}
     if stray := made.keys() - {example.id for example in examples}:
         raise UserError(
@@ -61,19 +53,19 @@ def evaluate(
         check_fits(lm, Request(question, prompt), example.id)
     correct = sum(record.score_final.correct for record in made.values())
     left = [index for index, example in enumerate(examples) if example.id not in made]
-    room = decoder.settings.max_new_tokens or task.max_new_tokens
-    for answers in _few_at_a_time(runner.answer(decoder, [questions[i] for i in left], room)):
-        new = [grade(task, examples[left[index]], method, answer) for index, answer in answers]
+    max_new_tokens = decoder.settings.max_new_tokens or task.max_new_tokens
+    for answers in _few_at_a_time(runner.answer(decoder, [questions[i] for i in left], max_new_tokens)):
+        new = [grade(task, examples[left[index]], method.name, answer) for index, answer in answers]
         file.append(new)
         made |= {record.example_id: record for record in new}
         correct += sum(record.score_final.correct for record in new)
-        if progress:
-            progress(Progress(len(made), len(examples), correct))
+        share = correct / max(1, len(made))
+        report.progress(Progress(stage or method.name, len(made), len(examples), f"{share:.1%} right"))
     return [made[example.id] for example in examples]
 
 
 def _few_at_a_time(answers: Iterator[tuple[int, Answer]]) -> Iterator[list[tuple[int, Answer]]]:
-    """What comes within a moment, together: writing every record to disk by itself would take longer than making it."""
+    """Answers of half a second together: writing each record by itself would take longer than making it."""
     few, began = [], time.monotonic()
     for answer in answers:
         few.append(answer)
@@ -82,13 +74,3 @@ def _few_at_a_time(answers: Iterator[tuple[int, Answer]]) -> Iterator[list[tuple
             few, began = [], time.monotonic()
     if few:
         yield few
-
-
-def calibrate_records(records: Sequence[Record]) -> Calibration:
-    """Choose tau from records in which every instance was answered twice (DPC with a threshold that always fires)."""
-    decisions = [record.answer.decision for record in records]
-    return calibrate(
-        [None if decision is None else decision.ratio for decision in decisions],
-        [record.score_first.correct for record in records],
-        [record.score_final.correct for record in records],
-    )

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from dpc.errors import UserError
-from dpc.files import read_json
-from dpc.methods import use_calibration
-from dpc.methods.base import Setup
-from dpc.model.lm import FrozenLM, device_of
-from dpc.prompt.soft_prompt import PROVENANCE_FILE
-from dpc.prompt.tuning import HISTORY_FILE
+from dpc.methods.method import Method
+from dpc.model.device import device_of
+from dpc.model.lm import FrozenLM
 from dpc.records.directory import RunDirectory
-from dpc.run.act_search import SEARCH, heads_to_try, search_inputs
+from dpc.run.act_search import heads_to_try
+from dpc.run.data import Data
 from dpc.run.estimate import (
     EFFICIENCY,
     OPERATIONS_A_BLOCK,
@@ -35,16 +32,8 @@ from dpc.run.estimate import (
 )
 from dpc.run.preflight import Prepared
 from dpc.run.recipes import Recipe
-from dpc.run.stages import (
-    CALIBRATION,
-    CHOSEN,
-    Data,
-    calibration_inputs,
-    evaluation_inputs,
-    needs_prompt,
-    trigger_rate,
-    tuning_inputs,
-)
+from dpc.run.setup import calibration_records, calibration_stage
+from dpc.run.standing import Standing, look_at
 from dpc.settings import Settings
 
 # Rows of a split whose tokens are counted, at most.
@@ -55,7 +44,6 @@ ANALYZED = 200
 ASSUMED_CHANGED = 0.1
 # Until a calibration says how often the trigger fires.
 ASSUMED_TRIGGER_RATE = 0.5
-ONE_PASS = ("pretrained", "prompt_tuning", "act")
 GIB = 2**30
 
 
@@ -104,90 +92,10 @@ class Plan:
         return self.shape.weight_bytes + max(peaks, default=0)
 
 
-def seed_directories(recipe: Recipe, output: Path) -> dict[int, Path]:
-    """The run directory of each tuning seed: the folder itself for one seed, ``seed-N`` in it for several."""
-    first = recipe.settings.tuning.seed
-    if recipe.seeds == 1:
-        return {first: output}
-    return {seed: output / f"seed-{seed}" for seed in range(first, first + recipe.seeds)}
-
-
-def with_seed(settings: Settings, seed: int) -> Settings:
-    """The settings with another seed of tuning."""
-    return settings.model_copy(update={"tuning": settings.tuning.model_copy(update={"seed": seed})})
-
-
-def draws_figures(recipe: Recipe) -> bool:
-    """Whether figures are drawn: they show what DPC looks at."""
-    return recipe.analyze and "dpc" in recipe.methods
-
-
 def updates_of(settings: Settings, rows: int) -> int:
     """How many updates a prompt is tuned for."""
     tuning = settings.tuning
     return tuning.steps or tuning.epochs * ceil(rows / (tuning.batch_size * tuning.gradient_accumulation))
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run directory is: updates of its prompt, heads tried, records by name; the trigger's rate if known."""
-
-    updates: int
-    heads: int
-    tuned: bool
-    calibrated: bool
-    searched: bool
-    analyzed: bool
-    records: Mapping[str, int]
-    trigger_rate: float | None
-
-
-def look_at(run: RunDirectory, prepared: Prepared, settings: Settings) -> Progress:
-    """How far ``run`` is with this recipe. Nothing is loaded but its descriptions.
-
-    Raises ``UserError`` where one of its stages was begun from something else.
-    """
-    stages: dict[str, Any] = run.manifest()["stages"]
-    lm, splits, methods = prepared.outline, prepared.splits, prepared.recipe.methods
-    sha = _prompt_sha256(run)
-    if needs_prompt(methods) and "tune" in stages:
-        known = stages["tune"]["from"]
-        run.refuse_other("tune", known, tuning_inputs(_as_begun(lm, known), splits["train"], splits["dev"], settings))
-    if use_calibration(methods) and "calibrate" in stages and sha:
-        known = stages["calibrate"]["from"]
-        run.refuse_other("calibrate", known, calibration_inputs(_as_begun(lm, known), sha, splits["dev"], settings))
-    if "act" in methods and "act" in stages and sha:
-        known = stages["act"]["from"]
-        run.refuse_other("act", known, search_inputs(_as_begun(lm, known), sha, splits["dev"], settings))
-    if "eval" in stages:
-        known = stages["eval"]["from"]
-        wanted = evaluation_inputs(_as_begun(lm, known), Setup(), splits["test"], settings)
-        run.refuse_other("eval", known, wanted | {name: known.get(name) for name in CHOSEN})
-    calibrated = run.is_done("calibrate")
-    return Progress(
-        updates=_lines(run.prompt / HISTORY_FILE),
-        heads=_lines(run.path / SEARCH),
-        tuned=run.is_done("tune"),
-        calibrated=calibrated,
-        searched=run.is_done("act"),
-        analyzed=run.is_done("analyze"),
-        records={path.stem: _lines(path) for path in (run.path / "records").glob("*.jsonl")},
-        trigger_rate=trigger_rate(read_json(run.prompt / CALIBRATION, "calibration")) if calibrated else None,
-    )
-
-
-def _as_begun(lm: FrozenLM, known: Mapping[str, Any]) -> FrozenLM:
-    """The outline with the hash of weights that a stage was begun with: only the weights themselves can tell."""
-    return replace(lm, revision=known.get("model", {}).get("revision", ""))
-
-
-def _prompt_sha256(run: RunDirectory) -> str | None:
-    path = run.prompt / PROVENANCE_FILE
-    return str(read_json(path, "prompt description").get("prompt_sha256")) if path.exists() else None
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def make_plan(prepared: Prepared, output: Path) -> Plan:
@@ -201,20 +109,23 @@ def make_plan(prepared: Prepared, output: Path) -> Plan:
     speed = measure_speed(device, lm.dtype)
     lengths = {split: _lengths(lm, data, recipe) for split, data in prepared.splits.items()}
     stages: list[Stage] = []
-    for seed, path in seed_directories(recipe, output).items():
-        settings = with_seed(recipe.settings, seed)
-        progress = look_at(RunDirectory(path), prepared, settings)
-        stages += _Estimates(shape, speed, lengths, settings, _room(recipe, prepared), seed).stages(recipe, progress)
+    for seed, path in recipe.directories(output).items():
+        settings = recipe.settings_of(seed)
+        standing = look_at(RunDirectory(path), prepared, settings)
+        stages += _Estimates(shape, speed, lengths, settings, _max_new_tokens(recipe, prepared), seed).stages(
+            recipe, standing
+        )
     dtype = str(lm.dtype).removeprefix("torch.")
-    return Plan(recipe, output, shape, speed, dtype, tuple(stages), _notes(recipe, shape, speed, stages))
+    notes = (*_notes(recipe, shape, speed, stages), *prepared.notes)
+    return Plan(recipe, output, shape, speed, dtype, tuple(stages), notes)
 
 
-def _room(recipe: Recipe, prepared: Prepared) -> int:
+def _max_new_tokens(recipe: Recipe, prepared: Prepared) -> int:
     return recipe.settings.decoding.max_new_tokens or prepared.splits["test"].task.max_new_tokens
 
 
 def _lengths(lm: FrozenLM, data: Data, recipe: Recipe) -> Lengths:
-    room = recipe.settings.decoding.max_new_tokens or data.task.max_new_tokens
+    max_new_tokens = recipe.settings.decoding.max_new_tokens or data.task.max_new_tokens
     by_size = sorted(data.examples, key=lambda example: len(data.task.prompt(example)))
     # Every so many of them, the longest included, whatever their order in the file.
     counted = by_size[:: -ceil(len(by_size) / COUNTED)]
@@ -224,8 +135,8 @@ def _lengths(lm: FrozenLM, data: Data, recipe: Recipe) -> Lengths:
     except UserError:  # Rows to be answered need no gold text.
         answers = []
     if data.split != "train":
-        answers = [min(answer, room) for answer in answers]
-    return Lengths.of(len(by_size), questions, answers, room)
+        answers = [min(answer, max_new_tokens) for answer in answers]
+    return Lengths.of(len(by_size), questions, answers, max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,61 +145,66 @@ class _Estimates:
     speed: Speed
     lengths: Mapping[str, Lengths]
     settings: Settings
-    room: int
+    max_new_tokens: int
     seed: int
 
-    def stages(self, recipe: Recipe, progress: Progress) -> Iterator[Stage]:
+    def stages(self, recipe: Recipe, standing: Standing) -> Iterator[Stage]:
         """In the order in which they are done."""
-        if needs_prompt(recipe.methods):
-            yield self._tune(progress)
-        if use_calibration(recipe.methods):
-            dev = self.lengths["dev"]
-            made = progress.records.get("calibration", 0)
-            done = dev.rows if progress.calibrated else min(made, dev.rows - 1)
-            yield self._stage("calibrate", dev, done, self._two_passes(dev, 1.0))
-        if "act" in recipe.methods:
-            yield self._search(progress)
-        for name in recipe.methods:
+        if recipe.tunes:
+            yield self._tune(standing)
+        for method in recipe.calibrates:
+            trigger, dev = method.calibrated or "", self.lengths["dev"]
+            made = standing.records.get(calibration_records(trigger), 0)
+            done = dev.rows if trigger in standing.calibrated else min(made, dev.rows - 1)
+            yield self._stage(calibration_stage(trigger), dev, done, self._two_passes(dev, 1.0))
+        if recipe.searches_heads:
+            yield self._search(standing)
+        for method in recipe.chosen:
             test = self.lengths["test"]
-            rate = 0.0 if name in ONE_PASS else 1.0 if name == "all_corruption" else self._rate(progress)
-            work = self._two_passes(test, rate, prompt=0 if name == "pretrained" else None)
-            yield self._stage(name, test, progress.records.get(name, 0), work)
-        if draws_figures(recipe):
+            work = self._two_passes(test, self._rate(method, standing), 0 if "prompt" not in method.requires else None)
+            yield self._stage(method.name, test, standing.records.get(method.name, 0), work, method.passes)
+        if recipe.draws_figures:
             rows = self.lengths["test"].first(ANALYZED)
             work = tracing(self.shape, self.speed, rows, self.settings.tuning.length, 1)
-            memory = tracing_bytes(self.shape, rows, self.settings.tuning.length, self.room, self.settings.decoding)
-            done = rows.rows if progress.analyzed else 0
+            length, decoding = self.settings.tuning.length, self.settings.decoding
+            memory = tracing_bytes(self.shape, rows, length, self.max_new_tokens, decoding)
+            done = rows.rows if standing.analyzed else 0
             yield Stage("analyze", self.seed, "instances", done, rows.rows, work * (not done), memory)
 
-    def _rate(self, progress: Progress) -> float:
-        return ASSUMED_TRIGGER_RATE if progress.trigger_rate is None else progress.trigger_rate
+    def _rate(self, method: Method, standing: Standing) -> float:
+        """Share of the rows that are answered again."""
+        if method.trigger is None:
+            return 0.0
+        if method.trigger.threshold_from == "none":
+            return 1.0
+        return ASSUMED_TRIGGER_RATE if standing.trigger_rate is None else standing.trigger_rate
 
-    def _stage(self, name: str, rows: Lengths, done: int, work: Work) -> Stage:
+    def _stage(self, name: str, rows: Lengths, done: int, work: Work, passes: int = 2) -> Stage:
         decoding, length = self.settings.decoding, self.settings.tuning.length
-        memory = decoding_bytes(self.shape, rows, length, self.room, decoding)
-        if name not in ONE_PASS:
-            memory += tracing_bytes(self.shape, rows, length, self.room, decoding)
+        memory = decoding_bytes(self.shape, rows, length, self.max_new_tokens, decoding)
+        if passes == 2:
+            memory += tracing_bytes(self.shape, rows, length, self.max_new_tokens, decoding)
         left = max(0, rows.rows - done) / max(1, rows.rows)
         return Stage(name, self.seed, "rows", done, rows.rows, work * left, memory)
 
-    def _tune(self, progress: Progress) -> Stage:
+    def _tune(self, standing: Standing) -> Stage:
         s, train, dev = self.settings, self.lengths["train"], self.lengths["dev"]
         updates = updates_of(s, train.rows)
-        done = updates if progress.tuned else min(progress.updates, updates - 1)
+        done = updates if standing.tuned else min(standing.updates, updates - 1)
         work = tuning(self.shape, self.speed, train, dev, updates - done, s.tuning, s.decoding)
         longest = train.longest + ceil(train.answer)
         memory = tuning_bytes(self.shape, longest, s.tuning)
         return Stage("tune", self.seed, "updates", done, updates, work, memory)
 
-    def _search(self, progress: Progress) -> Stage:
+    def _search(self, standing: Standing) -> Stage:
         """ACT's heads: each checks all answers in one pass, and answers some of them again."""
         decoding, length, heads = self.settings.decoding, self.settings.tuning.length, self.shape.heads
         rows = self.lengths["dev"].first(self.settings.act.rows)
         total = len(heads_to_try(self.shape.layers, heads, self.settings.act))
-        done = total if progress.searched else min(progress.heads, total - 1)
+        done = total if standing.searched else min(standing.heads, total - 1)
         first = generation(self.shape, self.speed, rows, length, decoding)
         check = reading(self.shape, self.speed, rows, length, decoding.batch_size)
-        memory = decoding_bytes(self.shape, rows, length, self.room, decoding)
+        memory = decoding_bytes(self.shape, rows, length, self.max_new_tokens, decoding)
         return Stage(
             "search heads", self.seed, "heads", done, total, (check + first * ASSUMED_CHANGED) * (total - done), memory
         )
@@ -310,9 +226,9 @@ def _notes(recipe: Recipe, shape: Shape, speed: Speed, stages: Sequence[Stage]) 
         f"{OPERATIONS_A_BLOCK} operations a block of {speed.launch * 1e6:.2g} µs each; drafts, which save passes, are "
         "not counted on",
     ]
-    if use_calibration(recipe.methods):
+    if recipe.calibrates:
         notes.append(f"second passes: as often as the calibration says, before it {ASSUMED_TRIGGER_RATE:.0%} of rows")
-    if "act" in recipe.methods:
+    if recipe.searches_heads:
         notes.append(f"heads: each is assumed to change {ASSUMED_CHANGED:.0%} of the answers")
     peak = shape.weight_bytes + max((stage.memory or 0 for stage in stages if stage.done < stage.total), default=0)
     if peak > speed.memory:

@@ -14,8 +14,8 @@ from dpc.errors import UserError
 from dpc.model.lm import FrozenLM, load_outline
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.prompt.target_loss import encode_rows
+from dpc.run.data import Data, check_near_duplicates, init_text, refuse_shared_rows, row_keys
 from dpc.run.recipes import Draft, Recipe
-from dpc.run.stages import Data, init_text, needs_prompt, refuse_shared_rows, row_keys
 from dpc.tasks import get_task
 from dpc.tasks.base import SPLITS
 
@@ -27,11 +27,15 @@ SPECIAL_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A recipe without known mistakes, its rows by split, and its model without weights (``load_outline``)."""
+    """A recipe without known mistakes, its rows by split, and its model without weights (``load_outline``).
+
+    notes: what a user should know about the rows.
+    """
 
     recipe: Recipe
     outline: FrozenLM
     splits: Mapping[str, Data]
+    notes: tuple[str, ...] = ()
 
 
 class _Found:
@@ -39,6 +43,7 @@ class _Found:
 
     def __init__(self) -> None:
         self.mistakes: list[str] = []
+        self.notes: list[str] = []
 
     def attempt(self, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | None:
         """The result; None where it was a ``UserError``, which is noted."""
@@ -49,7 +54,7 @@ class _Found:
             return None
 
 
-def prepare(draft: Draft, output: Path) -> Prepared:
+def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prepared:
     """Load rows, configuration and tokenizer, and check everything that needs no weights.
 
     Raises ``UserError`` with all mistakes: those of the draft, rows that cannot be read or that splits share, a model
@@ -59,7 +64,7 @@ def prepare(draft: Draft, output: Path) -> Prepared:
     recipe, found = draft.recipe, _Found()
     splits: dict[str, Data] = {}
     if draft.sound(("task",), ("data",), ("limit",), ("methods",), ("settings", "task")):
-        for split in SPLITS if needs_prompt(recipe.methods) else ("test",):
+        for split in SPLITS if recipe.tunes else ("test",):
             rows = found.attempt(_load, recipe, split)
             if rows is not None:
                 splits[split] = rows
@@ -67,7 +72,12 @@ def prepare(draft: Draft, output: Path) -> Prepared:
     outline = None
     if draft.sound(("model",), ("revision",), ("dtype",), ("device",)):
         outline = found.attempt(
-            load_outline, recipe.model, dtype=recipe.dtype, device=recipe.device, revision=recipe.revision
+            load_outline,
+            recipe.model,
+            dtype=recipe.dtype,
+            device=recipe.device,
+            revision=recipe.revision,
+            trust_remote_code=trust_remote_code,
         )
     if outline is not None and draft.sound(("settings", "tuning"), ("settings", "decoding")):
         _check_lengths(recipe, outline, splits, found)
@@ -77,7 +87,8 @@ def prepare(draft: Draft, output: Path) -> Prepared:
         found.attempt(_check_kind, recipe, output)
     draft.refuse(found.mistakes)
     assert outline is not None
-    return Prepared(recipe, outline, splits)
+    left_out = [data.left_out() for data in splits.values()]
+    return Prepared(recipe, outline, splits, (*found.notes, *(text for text in left_out if text)))
 
 
 def _load(recipe: Recipe, split: str) -> Data:
@@ -89,13 +100,17 @@ def _check_splits(splits: Mapping[str, Data], found: _Found) -> None:
     for split in ("train", "dev"):
         if split in splits and "test" in splits:
             keys = row_keys(splits[split]).keys()
+            before = len(found.mistakes)
             found.attempt(refuse_shared_rows, splits["test"], keys, f"tune or choose ({split} split)")
+            if len(found.mistakes) == before:
+                note = found.attempt(check_near_duplicates, splits[split], splits["test"])
+                found.notes += [note] if note else []
 
 
 def _check_lengths(recipe: Recipe, lm: FrozenLM, splits: Mapping[str, Data], found: _Found) -> None:
     tuning = recipe.settings.tuning
     prompt = None
-    if needs_prompt(recipe.methods):
+    if recipe.tunes:
         if tuning.length >= lm.context:
             found.mistakes.append(
                 f"tuning.length {tuning.length}: the context of {lm.name} holds {lm.context} tokens, "
@@ -114,16 +129,16 @@ def _check_lengths(recipe: Recipe, lm: FrozenLM, splits: Mapping[str, Data], fou
 
 def _check_pairs(lm: FrozenLM, data: Data, limit: int | None, recipe: Recipe) -> None:
     tuning, pairs = recipe.settings.tuning, data.pairs()[:limit]
-    room = min(tuning.max_length or lm.context, lm.context) - tuning.length
-    if any(_most_tokens(*pair) > room or not pair[1].strip() for pair in pairs):
+    longest = min(tuning.max_length or lm.context, lm.context) - tuning.length
+    if any(_most_tokens(*pair) > longest or not pair[1].strip() for pair in pairs):
         encode_rows(lm, pairs, tuning.length, tuning.max_length, "training" if data.split == "train" else data.split)
 
 
 def _check_questions(lm: FrozenLM, prompt: SoftPrompt | None, data: Data) -> None:
-    room = lm.context - (0 if prompt is None else len(prompt.vectors))
+    longest = lm.context - (0 if prompt is None else len(prompt.vectors))
     for example in data.examples:
         text = data.task.prompt(example)
-        if _most_tokens(text) >= room:
+        if _most_tokens(text) >= longest:
             check_fits(lm, Request(lm.encode(text), prompt), example.id)
 
 

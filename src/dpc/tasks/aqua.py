@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dpc.errors import UserError
 from dpc.settings import TaskSettings
-from dpc.tasks.base import Task, check_fields, check_split, read_values
+from dpc.tasks.base import NearDuplicate, Task, check_fields, check_split, read_values
 from dpc.tasks.choices import LETTERS, check_choices, end_with_answer, prompt, score, show_options, target
+from dpc.tasks.duplicates import LATER, split_without
 from dpc.tasks.rows import first_of, read_cells
 from dpc.tasks.sources import hub_rows, local_path
 from dpc.types import Example
@@ -101,30 +103,48 @@ def _from_hub(source: str, split: str) -> Iterator[Example]:
         yield make_example(dict(row), f"aqua/{split}/{number}", f"{source} {name} row {number}")
 
 
-def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
-    """Examples of an official split: a hub id, a folder, or one file (``.jsonl``, ``.json`` of lines, FLAN's ``.tsv``).
-
-    Train is the folder's ``train.jsonl`` (or ``train.json``), or, where it has none, the 2,728 train rows as the Flan
-    Collection cleaned them (``train_flan_cot.tsv``). Rows whose question is also asked in dev or test are left out of
-    train: prompts are chosen and reported on those. Ids count all rows of the file. A single file is the split itself.
-    No setting is used.
-
-    Raises:
-        UserError: for an unknown split, a source that cannot be loaded, or a malformed row.
-    """
+def _split(split: str, source: str | None) -> tuple[list[Example], list[NearDuplicate]]:
+    """The rows of a split, and those left out as near duplicates of a later split. A file is the split itself."""
     check_split(split)
     source = HUB_ID if source is None else source
     path = local_path(source, (".jsonl", ".json", ".tsv"))
     if path is not None and not path.is_dir():
-        return _from_file(path, split)
+        return _from_file(path, split), []
 
-    def rows(name: str) -> list[Example]:
-        return list(_from_hub(source, name)) if path is None else _from_file(first_of(path, FILES[name]), name)
+    @cache
+    def rows_of(name: str) -> list[Example]:
+        if path is None:
+            return list(_from_hub(source, name))
+        there = name == split or any((path / file).is_file() for file in FILES[name])
+        return _from_file(first_of(path, FILES[name]), name) if there else []
 
-    if split != "train":
-        return rows(split)
-    asked = {_asked(example) for name in ("dev", "test") for example in rows(name)}
-    return [example for example in rows("train") if _asked(example) not in asked]
+    examples, near = split_without(split, rows_of)
+    asked = {_asked(example): example.id for name in LATER[split] for example in rows_of(name)}
+    again = [NearDuplicate(row.id, asked[_asked(row)], 1.0) for row in examples if _asked(row) in asked]
+    names = {duplicate.row for duplicate in again}
+    return [example for example in examples if example.id not in names], near + again
+
+
+def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
+    """Examples of an official split: a hub id, a folder, or one file (``.jsonl``, ``.json`` of lines, FLAN's ``.tsv``).
+
+    Train is the folder's ``train.jsonl`` (or ``train.json``), or, where it has none, the 2,728 train rows as the Flan
+    Collection cleaned them (``train_flan_cot.tsv``). Ids count all rows of the file. A single file is the split itself.
+    No setting is used.
+
+    Left out of train are near duplicates (``duplicates.py``) of dev and test rows, and rows with the question of a dev
+    or test row and other options; left out of dev are such rows of test. These are nine of FLAN's rows and none of the
+    official dev rows. ``left_out`` names them.
+
+    Raises:
+        UserError: for an unknown split, a source that cannot be loaded, or a malformed row.
+    """
+    return _split(split, source)[0]
+
+
+def left_out(split: str, source: str | None = None) -> list[NearDuplicate]:
+    """The rows of a split that ``load`` leaves out as near duplicates of rows of a later split."""
+    return _split(split, source)[1]
 
 
 def _asked(example: Example) -> str:
@@ -141,4 +161,5 @@ TASK = Task(
     prompt=prompt,
     target=target,
     score=score,
+    left_out=left_out,
 )

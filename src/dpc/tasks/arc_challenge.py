@@ -28,8 +28,9 @@ from typing import Any
 
 from dpc.errors import UserError
 from dpc.settings import TaskSettings
-from dpc.tasks.base import Task, check_fields, check_split, read_values
+from dpc.tasks.base import NearDuplicate, Task, check_fields, check_ids, check_split, read_values
 from dpc.tasks.choices import LETTERS, answer_sentence, check_choices, prompt, score, show_options, target
+from dpc.tasks.duplicates import split_without
 from dpc.tasks.rows import first_of
 from dpc.tasks.sources import hub_rows, local_path
 from dpc.tasks.worldtree import explained, read_explanations, to_letter
@@ -91,25 +92,52 @@ def _rows(split: str, source: str, path: Path | None) -> Iterator[tuple[object, 
         yield from ((row, f"{path}:{number + 1}") for number, row in read_values(path))
 
 
-def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
-    """Examples of an official split: a hub id, a folder, or one ``.jsonl`` file; dev is called validation there.
+def _examples(split: str, source: str, path: Path | None) -> list[Example]:
+    pairs = [(make_example(row, split, where), where) for row, where in _rows(split, source, path)]
+    examples = [example for example, _ in pairs]
+    check_ids(examples, [where for _, where in pairs])
+    return examples
 
-    With ``arc_rationale=worldtree``, explanations are joined by id from the same split of the release in the folder
-    ``worldtree``. About three questions in five have one. Train and dev leave out the others, so that a prompt is tuned
-    and chosen on one kind of target. Test is whole: what is reported does not depend on how a prompt was tuned.
 
-    Raises:
-        UserError: for an unknown split, a source that cannot be loaded, or a malformed row.
-    """
+def _split(split: str, source: str | None) -> tuple[list[Example], list[NearDuplicate]]:
+    """The rows of a split, and those left out as near duplicates of a later split. A file is the split itself."""
     check_split(split)
     source = HUB_ID if source is None else source
     path = local_path(source)
-    examples = [make_example(row, split, where) for row, where in _rows(split, source, path)]
+    if path is not None and not path.is_dir():
+        return _examples(split, source, path), []
+
+    def rows_of(name: str) -> list[Example]:
+        there = path is None or name == split or any((path / file).is_file() for file in FILES[name])
+        return _examples(name, source, path) if there else []
+
+    return split_without(split, rows_of)
+
+
+def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
+    """Examples of an official split: a hub id, a folder, or one ``.jsonl`` file; dev is called validation there.
+
+    Near duplicates (``duplicates.py``) of dev and test rows are left out of train, and those of test rows out of dev:
+    four train rows and one dev row of the official files. ``left_out`` names them.
+
+    With ``arc_rationale=worldtree``, explanations are joined by id from the same split of the release in the folder
+    ``worldtree``. About three questions in five have one. Train and dev leave out the others, so that a prompt is tuned
+    and chosen on one kind of target. Test is whole, so the reported rows do not depend on how a prompt was tuned.
+
+    Raises:
+        UserError: for an unknown split, a source that cannot be loaded, a malformed row, or two rows with one id.
+    """
+    examples, _ = _split(split, source)
     if settings.worldtree is None:
         return examples
     explanations = read_explanations(Path(settings.worldtree).expanduser(), split)
     joined = [_explained(example, explanations) for example in examples]
     return [example for example in joined if split == "test" or example.rationale]
+
+
+def left_out(split: str, source: str | None = None) -> list[NearDuplicate]:
+    """The rows of a split that ``load`` leaves out as near duplicates of rows of a later split."""
+    return _split(split, source)[1]
 
 
 def _explained(example: Example, explanations: Mapping[str, str]) -> Example:
@@ -125,4 +153,5 @@ TASK = Task(
     prompt=prompt,
     target=target,
     score=score,
+    left_out=left_out,
 )

@@ -1,4 +1,4 @@
-"""What a benchmark is, and how its rows are read from JSON lines."""
+"""The type of a benchmark, checks of its rows, and rows read from JSON lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from dpc.errors import UserError
 from dpc.settings import TaskSettings
@@ -24,20 +24,34 @@ Grader = Callable[[Example, str], Score]
 
 @runtime_checkable
 class Load(Protocol):
-    """How rows become examples."""
+    """A function that loads the examples of a split."""
 
     def __call__(self, split: str, source: str | None = None, settings: TaskSettings = ..., /) -> list[Example]:
         """The examples of a split, in the order of their file; ``source`` None is the task's own."""
+
+
+class NearDuplicate(NamedTuple):
+    """Ids of a row and of the row of a later split that it resembles most, and their similarity from 0.8 to 1."""
+
+    row: str
+    other: str
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One benchmark: pure functions around ``Example``.
 
-    load: ``(split, source, settings)`` to examples, in the order of their file; None is ``default_source``.
-    prompt: the text before the rationale. target: what a prompt is tuned to write after it, with its leading space.
-    score: grades what a model wrote after ``prompt``. max_new_tokens: room for the longest gold target.
-    also_graded: further graders by name; their accuracies are shown beside that of ``score`` and decide nothing.
+    load: ``(split, source, settings)`` to examples, in the order of their file; None is ``default_source``. Its result
+        is checked: two examples with one id are a ``UserError``.
+    prompt: the text before the rationale.
+    target: the text that a prompt is tuned to produce after it, with its leading space.
+    score: grades the text that a model wrote after ``prompt``.
+    max_new_tokens: enough for the longest gold target.
+    also_graded: further graders by name. Their accuracies are shown beside that of ``score`` and decide nothing.
+    left_out: ``(split, source)`` to the rows that ``load`` leaves out of a split, as near duplicates of rows of a later
+        one; None where it leaves out none.
+    templated: whether questions are made from templates. Then most are near duplicates of others, and no leak.
     """
 
     name: str
@@ -48,10 +62,41 @@ class Task:
     target: Callable[[Example], str]
     score: Grader
     also_graded: Mapping[str, Grader] = dataclasses.field(default_factory=dict)
+    left_out: Callable[[str, str | None], list[NearDuplicate]] | None = None
+    templated: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.load, _CheckedLoad):
+            object.__setattr__(self, "load", _CheckedLoad(self.load, self.default_source))
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedLoad:
+    """A task's ``load``, followed by the check that every id is there once."""
+
+    load: Load
+    default_source: str
+
+    def __call__(self, split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
+        examples = list(self.load(split, source, settings))
+        check_ids(examples, [f"{source or self.default_source} {split} row {n}" for n in range(1, len(examples) + 1)])
+        return examples
+
+
+def check_ids(examples: Sequence[Example], places: Sequence[str]) -> None:
+    """Raise ``UserError`` naming both places where two examples have one id; ``places`` says where each was read."""
+    seen: dict[str, str] = {}
+    for example, place in zip(examples, places, strict=True):
+        if example.id in seen:
+            raise UserError(
+                f"{place}: has the id {example.id!r}, as {seen[example.id]} has; records name rows by their ids, so "
+                "give every row its own"
+            )
+        seen[example.id] = place
 
 
 def graded(extracted: str | None, equal: Callable[[str], bool]) -> Score:
-    """The score of an extracted answer; where there is one, ``equal`` says whether it is the gold one."""
+    """The score of an extracted answer. ``equal`` tells whether it equals the gold answer; None is no answer."""
     if extracted is None:
         return Score(correct=False, extracted=None, reason="no_answer")
     correct = equal(extracted)

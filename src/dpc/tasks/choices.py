@@ -1,27 +1,29 @@
-"""Multiple choice: how options are shown, how an answer is stated, and how the stated letter is read from a text."""
+"""Multiple choice: options in the prompt, the sentence that states an answer, and the letter that a text states."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 
 from dpc.errors import UserError
 from dpc.tasks.base import graded
+from dpc.tasks.statements import Wordings, first_match, standing_answer, until_next_question
 from dpc.types import Example, Score
 
 LETTERS = "ABCDE"
 MAX_LEAD_IN = 60  # characters before a statement: "Therefore, the correct"
 MAX_OPTION_TEXT = 20  # characters after its letter: ") 109 rolls"
 
-_NEXT_QUESTION = re.compile(r"\n\s*Question:")
 _SPACES = re.compile(r"[^\S\n]+")
 
 # A capital alone, or any letter in brackets. "A ship" is an article, "C(5, 2)" and "E = 3" are mathematics.
 _BARE = r"((?:A(?! (?!(?:because|since|as|is)\b)[a-z])|[B-E]))(?:\)|(?![\w(]|['’]\w|[-–−]\w| ?[=+/^×÷<>]| \*|\*\w))"
-_NOT_DENIED = (
-    r"(?![*_)\].}]* (?:(?:is|are|was|can|could|does|do|would|must|will|may|might) )?"
-    r"(?:not|never|wrong|incorrect|false|impossible|cannot|(?:is|are|was|ca|could|does|do|would)n['’]t)\b)"
+_DENIED = (
+    r"[*_)\].}]* (?:(?:is|are|was|can|could|does|do|would|must|will|may|might) )?"
+    r"(?:not|never|wrong|incorrect|false|impossible|cannot|(?:is|are|was|ca|could|does|do|would)n['’]t)\b"
 )
+_NOT_DENIED = rf"(?!{_DENIED})"
 _ALONE = r"(?![*_)\].}]* ?(?:[,/&]|,? ?(?:or|and)\b) ?[(\[]?[A-E](?![\w'’]))"
 _LETTER = rf"(?:[(\[] ?([A-Ea-e]) ?[)\]]|{_BARE}){_NOT_DENIED}{_ALONE}"
 _IS = r"(?:[*_]{0,2}(?: ?[:=]| ?[-–—]+>?|(?i: (?:is|was|(?:must|will|would|should) be)\b))[*_]{0,2})"
@@ -48,13 +50,19 @@ _STATEMENTS = tuple(
 )
 _LEAD_IN = re.compile(r"(?:\b(?i:hence|thus|therefore|so|the|correct|right|answer|option|choice)\b|∴|=+>|[ ,(])*$")
 _REST = re.compile(r"[*_)\].,}]*(?i: is (?:the )?(?:(?:correct|right|best)\b ?)?(?:answer|option|choice)?)?[.!]?")
-# What is supposed, asked or denied in the same clause is stated by nobody.
-_SUPPOSED = re.compile(
-    r"\b(?i:if|whether|suppos(?:e|ing)|assum(?:e|es|ed|ing)|neither|not true that|not the case that)\b"
-    r"(?:(?!\bthen\b)[^.!?\n;,])*\Z"
+# After "Wait" and the like, less is needed to state an answer.
+_CORRECTIONS = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        rf"\b(?i:it|this|that|answer|one)(?:['’]s|(?i: (?:is|was|(?:should|must|would|has to) be)))"
+        rf"(?i: actually| really| in fact)?(?i: option| choice)? {_LETTER}",
+        rf"\b(?i:choose|pick|select|go(?:ing)? with|mean|meant|change my answer to)(?i: option| choice)? {_LETTER}",
+        rf"\b(?i:wait|no|actually|correction|sorry|oops|rather)[\s,.:;!—–*_-]+(?i:(?:so|option|choice) )*{_LETTER}"
+        r"(?=[*_)\]]*(?:[.!;]|$))",
+        rf"(?:^|[.!?:] )(?i:so|thus|therefore|hence),?(?i: option| choice)? {_LETTER}(?=[*_)\].]*(?:$| ))",
+        rf"(?<![\w'’-]){_LETTER}(?= is(?:[.!]|$| instead\b))",
+    )
 )
-# Options that are gone through on lines of their own, after words such as "the correct answer:".
-_LISTED = re.compile(r"[^\n]*\n\s*[*(\[]{0,3}[A-E][)\].:]")
 _LABELLED = re.compile(r"\s*[(\[]?([A-E])[)\].:]{1,2}\s*([^\n]+)")
 
 
@@ -65,14 +73,14 @@ def show_options(question: str, options: Sequence[str]) -> str:
 
 
 def answer_sentence(letter: str) -> str:
-    """How a prompt is taught to state its answer, at the end of every rationale."""
+    """The sentence at the end of every rationale that a prompt is tuned on."""
     return f"The answer is ({letter})."
 
 
 def end_with_answer(rationale: str, letter: str) -> str:
-    """``rationale`` with ``answer_sentence`` as its last line, in place of the statement that it may have ended with.
+    """``rationale`` with ``answer_sentence`` as its last line, in place of a statement at its end.
 
-    Only that line is left where the text says ``the answer is`` another before: graded, it would be wrong.
+    Where the rationale states another letter before, only that line is left: the whole text would be graded as wrong.
     """
     body = _SPACES.sub(" ", rationale).strip()
     while (shorter := _without_last_statement(body)) != body:
@@ -113,23 +121,26 @@ def target(example: Example) -> str:
     return f" {example.rationale}"
 
 
-def until_next_question(text: str) -> str:
-    """What a model wrote before it asked itself another question, with single spaces."""
-    return _SPACES.sub(" ", _NEXT_QUESTION.split(text, maxsplit=1)[0])
+@cache
+def _denial(letter: str) -> re.Pattern[str]:
+    """What says of ``letter`` that it is not the answer. A bare letter may be a name ("B does not occur")."""
+    bracketed, bare = rf"[(\[] ?{letter} ?[)\]]", rf"(?<![\w'’-]){letter}(?![\w'’])"
+    no_answer = r"(?:right|correct|possible|true|it|the)"
+    wrong = (
+        r"[*_)\].}]* (?:(?:is|was|must be) (?:wrong|incorrect|false|impossible|rejected|withdrawn|eliminated|"
+        rf"(?:(?:ruled|crossed) )?out|not {no_answer})|(?:(?:is|was)n['’]t|(?:can['’]t|cannot|can not) be) {no_answer}|"
+        r"fails|(?:doesn['’]t|does not) (?:work|fit|hold))\b"
+    )
+    rejecting = r"(?:\b(?i:not|rul(?:e|es|ed|ing) out|eliminate|reject|discard|withdraw|retract)|n['’]t(?: be)?)"
+    return re.compile(
+        rf"{bracketed}{_DENIED}(?! only\b)|(?:{bracketed}|{bare}){wrong}|"
+        rf"{rejecting} (?i:option |choice )?(?:{bracketed}|{bare}(?! [a-z]))"
+    )
 
 
-def first_match(patterns: Iterable[re.Pattern[str]], text: str) -> re.Match[str] | None:
-    """The match that starts first, of any of ``patterns``; the earlier pattern's where two start together.
-
-    What follows a supposition in its clause ("if", "whether", "assume") is passed over, and so is the first of a list.
-    """
-    stated = (next((m for m in pattern.finditer(text) if _is_stated(m, text)), None) for pattern in patterns)
-    return min((match for match in stated if match), key=re.Match.start, default=None)
-
-
-def _is_stated(match: re.Match[str], text: str) -> bool:
-    begins_list = "\n" in match[0] and _LISTED.match(text, match.end())
-    return not begins_list and not _SUPPOSED.search(text, 0, match.start())
+_WORDINGS = Wordings(
+    (_CANONICAL, *_STATEMENTS), _CORRECTIONS, _denial, re.compile(r"(?<![\w'’-])[B-E](?![\w'’])|\(A\)")
+)
 
 
 def extract_choice(text: str, options: Sequence[str] = ()) -> str | None:
@@ -140,17 +151,22 @@ def extract_choice(text: str, options: Sequence[str] = ()) -> str | None:
     or a first line that is an option as the question shows it. A letter that is only talked about, one of several, or
     one that is denied is no answer, and neither is an option's text without its letter, or a number for the letter.
     What follows a next ``Question:`` is not read.
+
+    Where a later sentence takes the answer back ("Wait", "No, (A) is wrong"), the answer stated after it counts
+    (``standing_answer``).
     """
     text = until_next_question(text)
-    canonical = _CANONICAL.search(text)
-    if canonical:
-        return canonical[1]
-    labelled = _LABELLED.match(text)
-    alone = labelled and not _LABELLED.match(text, labelled.end())
-    if labelled and alone and _is_option(labelled[2], options[LETTERS.index(labelled[1]) :][:1]):
-        return labelled[1]
-    first = first_match(_STATEMENTS, text)
-    return next(letter for letter in first.groups() if letter).upper() if first else None
+    first = _CANONICAL.search(text) or _shown_option(text, options) or first_match(_STATEMENTS, text)
+    letter = standing_answer(text, first, _WORDINGS) if first else None
+    return letter.upper() if letter else None
+
+
+def _shown_option(text: str, options: Sequence[str]) -> re.Match[str] | None:
+    """The first line, where it is one option as the question shows it, and no other follows."""
+    line = _LABELLED.match(text)
+    if line is None or _LABELLED.match(text, line.end()):
+        return None
+    return line if _is_option(line[2], options[LETTERS.index(line[1]) :][:1]) else None
 
 
 def _is_option(text: str, options: Sequence[str]) -> bool:

@@ -12,25 +12,28 @@ from contextlib import suppress
 from functools import lru_cache
 
 from dpc.errors import UserError
-from dpc.tasks.latex import plainly_equal, tidy
+from dpc.tasks.latex import plainly_equal, read_pair
 from dpc.tasks.math_worker import EQUAL, READY
 
 CPU_SECONDS = 5.0
-# A worker that waits without computing is given up by the clock, slow starts and busy machines allowed for.
+# A worker that waits without computing is stopped by the clock; the limit allows for slow starts and busy machines.
 CLOCK_SECONDS = 60.0
 # The same answers are graded again under every method.
 REMEMBERED = 100_000
 
 
 def answers_equal(gold: str, answer: str) -> bool:
-    """Whether two answers in LaTeX mean the same. What cannot be decided within the time limit is not equal.
+    """Whether two answers in LaTeX are equal. What cannot be decided within the time limit counts as different.
 
-    Safe to call from any thread. math-verify stops itself by a signal, which only a main thread can receive, and an
-    expression may crash any process: so it runs in a worker, which is started when first needed, and again after it
-    was lost.
+    Safe to call from any thread. math-verify interrupts itself with a signal, which only a main thread can receive, and
+    an expression may crash its process. So it runs in a worker process, which is started on first use and again after
+    a crash.
     """
     decided = plainly_equal(gold, answer)
-    return _by_worker(tidy(gold), tidy(answer)) if decided is None else decided
+    if decided is not None:
+        return decided
+    left, right = read_pair(gold, answer)
+    return _by_worker(left.text, right.text)
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -40,7 +43,7 @@ def _by_worker(gold: str, answer: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _worker_of(process: int) -> Worker:
-    """The worker of this process: after a fork, a child must not read the answers to its parent's questions."""
+    """The worker of this process. After a fork, a child must not use the pipes of its parent's worker."""
     worker = Worker()
     atexit.register(worker.close)
     return worker
@@ -55,7 +58,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Whether math-verify takes ``answer`` for ``gold``; False where that takes too long or ends the worker.
+        """Whether math-verify finds both equal; False where that takes too long or crashes the worker.
 
         Raises:
             UserError: where no worker can be started.

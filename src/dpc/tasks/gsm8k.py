@@ -39,8 +39,9 @@ _DECIMAL = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 def normalize_number(text: str) -> str | None:
     """``text`` as a plain decimal numeral, or None where it is none.
 
-    Dropped: thousands commas, outer spaces, currency and percent signs, a leading plus, a trailing period. U+2212 and
-    the en dash become a minus. No exponents, infinities or NaN: no comparison is slow or undefined.
+    Dropped are thousands commas, outer spaces, currency and percent signs, a leading plus and a trailing period. U+2212
+    and the en dash become a minus. Exponents, infinities and NaN are no numerals, so every comparison is fast and
+    defined.
     """
     text = _DROPPED.sub("", text).strip().replace("−", "-").replace("–", "-")
     text = text.removeprefix("+").rstrip(".")
@@ -56,8 +57,8 @@ def numbers_equal(first: str, second: str) -> bool:
 def extract_strict(text: str) -> str | None:
     """The number of the first ``#### N``, normalised; None where there is none. What follows it is ignored.
 
-    Every number that the official grader reads is read. Beyond it, a currency sign, a Unicode minus, a plus, and
-    more or less than one space before the number are accepted: they are ways to write the answer, not other answers.
+    Every number that the official grader reads is read. A currency sign, a Unicode minus, a plus, and more or less than
+    one space before the number are accepted too, because they do not change the answer.
     """
     match = _STRICT.search(text)
     return normalize_number(match[1]) if match else None
@@ -67,8 +68,8 @@ def extract_flexible(text: str) -> str | None:
     """The last number of ``text``, normalised; None where there is none.
 
     As ``flexible-extract`` of lm-evaluation-harness (``lm_eval/tasks/gsm8k/gsm8k.yaml``), but a minus between two
-    numbers belongs to neither. What follows a next ``Question:`` is not read, as there. ``score`` never uses it: it
-    also grades texts that never state an answer.
+    numbers is subtraction. What follows a next ``Question:`` is not read, as there. ``score`` does not use it, because
+    it also finds a number in texts that state no answer.
     """
     matches = _FLEXIBLE.findall(_NEXT_QUESTION.split(text, maxsplit=1)[0])
     return normalize_number(matches[-1]) if matches else None
@@ -77,8 +78,8 @@ def extract_flexible(text: str) -> str | None:
 def make_example(row: dict[str, str], example_id: str, where: str) -> Example:
     """An example of a row in GSM8K's format; ``UserError`` starting with ``where`` if no ``#### N`` is in its answer.
 
-    Calculator marks are removed from the rationale: no calculator runs while a model answers, and without one they say
-    every result twice. The last line stays ``#### N``, as in the file.
+    Calculator marks are removed from the rationale: no calculator runs during generation, and without one they only
+    repeat each result. The last line stays ``#### N``, as in the file.
     """
     gold = extract_strict(row["answer"])
     if gold is None:
@@ -140,7 +141,7 @@ def score(example: Example, text: str) -> Score:
 
 
 def score_flexible(example: Example, text: str) -> Score:
-    """Grade ``text`` by its last number, stated as the answer or not: what the format costs is the difference."""
+    """Grade ``text`` by its last number, stated as the answer or not. It differs from ``score`` by the format alone."""
     return graded(extract_flexible(text), lambda number: numbers_equal(number, example.answer))
 
 

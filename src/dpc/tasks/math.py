@@ -8,13 +8,14 @@ A row in the format of the official files, made up::
 and in that of the 500 test problems of Lightman et al. 2023 (arXiv:2305.20050), the hub's HuggingFaceH4/MATH-500, which
 names the answer as well: ``{"problem", "solution", "answer": "7", "subject": "Algebra", "level": 1, "unique_id"}``.
 
-The data set's own copy on the hub, hendrycks/competition_math, was taken down in January 2025 after a notice of
-copyright; EleutherAI/hendrycks_math, the default here, was another copy at that time. It may be gone when you read
-this: pass a folder or a file then. Published as MIT by its authors; whether you may use it is for you to find out.
+The authors' copy on the hub, hendrycks/competition_math, was taken down in January 2025 after a copyright notice. The
+default here, EleutherAI/hendrycks_math, was another copy at that time. If it is gone as well, pass a folder or a file.
+The authors published the data under the MIT license; check whether you may use it.
 
 Official grader, which compares spellings:
 https://github.com/hendrycks/math/blob/08e65fc48dee2821625f466674f6abffc754e334/modeling/math_equivalence.py
-Equality here is that of math-verify 0.9.0, in a worker process with a time limit (``equality.py``):
+Here, answers are compared by spelling and exact arithmetic (``latex.py``, ``numerals.py``, ``units.py``), and else by
+math-verify 0.9.0 in a worker process with a time limit (``equality.py``):
 https://github.com/huggingface/Math-Verify/tree/5871e2d485e90ffe39dd3555b87dfada6af89565
 """
 
@@ -72,12 +73,12 @@ def load(split: str, source: str | None = None, settings: TaskSettings = TaskSet
     """Examples of ``split``: a hub id, a folder with ``train.jsonl`` and ``test.jsonl``, or one ``.jsonl`` file.
 
     A folder may also be the official release: ``train`` and ``test``, with a folder a subject and a file a problem.
-    MATH has no validation split: dev is drawn from all over the train rows (``draw_dev``), and train is the rest. The
-    files are sorted by subject, so examples come in an order drawn by a hash, the same for ever: the first hundred are
-    of all subjects. Ids name the rows of the file. No setting is used.
+    MATH has no validation split: dev is drawn from the train rows (``draw_dev``), and train is the rest. The files are
+    sorted by subject, so examples come in a fixed order drawn by a hash, and the first hundred cover all subjects. Ids
+    name the rows of the file. No setting is used.
 
-    Two solutions of the official train file box nothing. Such rows are left out of train and dev: a prompt would learn
-    from them not to answer. In test a row that cannot be graded is an error.
+    Two solutions of the official train file have no box. Such rows are left out of train and dev, because a prompt
+    would learn from them to give no answer. In test, a row that cannot be graded is an error.
 
     Raises:
         UserError: for an unknown split, a source that cannot be loaded, a malformed row, a test row without an answer.

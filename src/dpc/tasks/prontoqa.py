@@ -13,6 +13,8 @@ The first of ``dev.json``, the 500 questions of Logic-LM (arXiv:2305.12295)::
      "question": "Is the following statement true or false? Max is sour.", "options": ["A) True", "B) False"],
      "answer": "B", "explanation": ["Max is a yumpus.", ..., "Max is not sour."]}
 
+Both are asked without options, so a letter alone ("The answer is A.") is no answer.
+
 License: Apache 2.0 (the generator and both files' contents), MIT (Logic-LM's code). The generator, which also parses
 proofs; here the answer alone is graded:
 https://github.com/asaparov/prontoqa/blob/49a5f85490a9eaac7a371cb5e14776d2142585f0/run_experiment.py
@@ -22,14 +24,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from dpc.errors import UserError
 from dpc.settings import TaskSettings
-from dpc.tasks.base import Task, check_fields, check_split, graded
-from dpc.tasks.choices import first_match, prompt, target, until_next_question
+from dpc.tasks.base import Task, check_fields, check_ids, check_split, graded
+from dpc.tasks.choices import prompt, target
 from dpc.tasks.rows import first_of, read_json
 from dpc.tasks.sources import hub_rows, local_path, train_or_dev
+from dpc.tasks.statements import Wordings, first_match, standing_answer, until_next_question
 from dpc.types import Example, Score
 
 FILE = "345hop_random_true.json"
@@ -48,6 +52,17 @@ _STATEMENTS = tuple(
         rf"(?:^|[.!?:] )(?:\(?[AB]\) )?{_WORD}{_END}",
     )
 )
+_CORRECTIONS = (re.compile(rf"\b(?i:wait|no|actually|correction|sorry|oops)[\s,.:;!—–*_-]+{_WORD}"),)
+
+
+@cache
+def _denial(answer: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?i:the answer (?:is not|isn['’]t) {answer}\b|\b{answer}['\"”*_]* is (?:wrong|incorrect|not ))"
+    )
+
+
+_WORDINGS = Wordings((_CANONICAL, *_STATEMENTS), _CORRECTIONS, _denial, re.compile(r"\b(?i:true|false)\b"))
 
 
 def extract_truth(text: str) -> str | None:
@@ -55,15 +70,17 @@ def extract_truth(text: str) -> str | None:
 
     The first ``the answer is true`` counts, else the first plain statement: ``Answer: False``, ``the statement is
     false.``, ``B) False``, or the word as a sentence of its own, as the generator ends its chains. The last step of a
-    chain says nothing by itself: it is the queried statement or its negation, and both kinds of query are asked.
-    What follows a next ``Question:`` is not read.
+    chain is no answer: it is the queried statement or its negation, and both kinds of query are asked.
+    What follows a next ``Question:`` is not read. Where a later sentence takes the answer back, the one stated after
+    it counts (``standing_answer``).
+
+    A letter alone is no answer: the question is asked without options, so "The answer is A." names nothing that a
+    model was shown. "(A) True" states the word, and counts.
     """
     text = until_next_question(text).strip()
-    canonical = _CANONICAL.search(text)
-    if canonical:
-        return canonical[1].capitalize()
-    first = first_match(_STATEMENTS, text)
-    return first[1].capitalize() if first else None
+    first = _CANONICAL.search(text) or first_match(_STATEMENTS, text)
+    answer = standing_answer(text, first, _WORDINGS) if first else None
+    return answer.capitalize() if answer else None
 
 
 def _example(example_id: str, context: str, query: str, answer: str, steps: object, where: str) -> Example:
@@ -126,6 +143,7 @@ def _logic_lm(rows: list[Any], split: str, source: str) -> list[Example]:
     for number, row in enumerate(rows):
         name = row.get("id", number) if isinstance(row, Mapping) else number
         examples.append(logic_lm_example(row, f"prontoqa/{split}/{name}", f"{source} row {number}"))
+    check_ids(examples, [f"{source} row {number}" for number in range(len(rows))])
     return examples
 
 
@@ -169,4 +187,5 @@ TASK = Task(
     prompt=prompt,
     target=target,
     score=score,
+    templated=True,
 )

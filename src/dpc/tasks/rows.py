@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,24 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a whole JSON file; ``UserError`` naming file and line where it is not JSON."""
+    """The value of a whole JSON file.
+
+    Raises:
+        UserError: naming the file, and the line where there is one, for what is not JSON, or an object with two entries
+            of one name, of which Python would drop the first.
+    """
+
+    def entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
+        if twice is not None:
+            places = [str(place) for place, (name, _) in enumerate(pairs, start=1) if name == twice]
+            raise UserError(
+                f"{path}: entries {' and '.join(places[:2])} of one object are both named {twice!r}; give each its name"
+            )
+        return dict(pairs)
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=entries)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
     except (ValueError, RecursionError) as error:
@@ -47,8 +63,8 @@ def read_json(path: Path) -> Any:
 def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     r"""0-based line numbers and cells of a tab-separated file. Lines end at ``\n``, quotes are text.
 
-    No row of a table spans lines, so a lone quote swallows nothing. A cell that is quoted from end to end, with every
-    quote inside doubled, was written so by a spreadsheet: it is read as what it stands for.
+    No row of a table spans lines, so a lone quote is a character of its cell. A cell that is quoted from end to end,
+    with every quote inside doubled, was quoted by a spreadsheet and is unquoted.
     """
     for number, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
         cells = line.removesuffix("\r").split("\t")

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders or the hub; and the dev split that is drawn where a benchmark has none."""
+"""Sources of rows (files, folders, the hub), and the dev split that is drawn for a benchmark without one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def local_path(source: str, suffixes: Sequence[str] = (".jsonl",)) -> Path | Non
 
 
 def jsonl_loader(name: str, question: str, answer: str, rationale: str | None = None) -> Load:
-    """A ``load`` for rows that need nothing but reading: JSON lines with a field for each part of an example.
+    """A ``load`` for JSON lines that have a field for each part of an example.
 
     It reads the file ``SPLIT.jsonl`` where the source is a folder, else the source; without one, the folder ``name``.
     Ids are ``name/split/row``, rows counted from 0. It raises ``UserError`` for an unknown split, and for what
@@ -62,17 +62,17 @@ def hub_rows(source: str, config: str | None, split: str, instead: str) -> Itera
 
 
 def draw_dev(name: str, count: int) -> frozenset[int]:
-    """Row numbers, of ``count`` train rows, that are the dev split: 500, or a fifth where that is less.
+    """The row numbers, out of ``count`` train rows, of the dev split: 500 rows, or a fifth where that is less.
 
-    Drawn by a hash of ``name`` and row number, so that no version of a random generator can move them, and from all
-    over a file that is sorted.
+    Drawn by a hash of ``name`` and row number. So the split does not depend on a random generator, and it covers a
+    sorted file evenly.
     """
     order = sorted(range(count), key=lambda number: hashlib.sha256(f"{name} dev {number}".encode()).digest())
     return frozenset(order[: min(DEV_ROWS, count // 5)])
 
 
 def train_or_dev(name: str, examples: Sequence[Example], split: str, source: str) -> list[Example]:
-    """The examples of a train file that ``draw_dev`` draws, for the split dev, or all others, in their order.
+    """The examples that ``draw_dev`` draws from a train file, for the split dev, or all others, in their order.
 
     Raises:
         UserError: where dev is asked for and there are too few rows.
@@ -84,9 +84,9 @@ def train_or_dev(name: str, examples: Sequence[Example], split: str, source: str
 
 
 def spread(name: str, examples: Sequence[Example]) -> list[Example]:
-    """The examples in an order drawn by a hash of ``name`` and their row number, which their ids must end in.
+    """The examples in an order drawn by a hash of ``name`` and the row number at the end of their ids.
 
-    For files that are sorted by subject: there, the first rows would be all of one kind.
+    For files that are sorted by subject, whose first rows are all of one subject.
     """
     return sorted(examples, key=lambda e: hashlib.sha256(f"{name} order {_row_number(e)}".encode()).digest())
 

@@ -12,9 +12,9 @@ the facts in ``tables/*.tsv`` that its uids name::
     a complete revolution or orbit of the Earth around the sun takes 1 or one year or solar year or Earth year
     years are a kind of unit for measuring time
 
-License: tables and explanations CC BY-SA 4.0; questions of the Mercury set may not be passed on. So there is no copy on
-the hub to default to: get the release from http://www.cognitiveai.org/explanationbank and pass its folder.
-Official code, which ranks facts, and counts every one of an explanation, whatever its role:
+License: tables and explanations CC BY-SA 4.0; questions of the Mercury set may not be passed on. So the hub has no
+complete copy: get the release from http://www.cognitiveai.org/explanationbank and pass its folder.
+Official code, which ranks facts and counts every fact of an explanation, whatever its role:
 https://github.com/cognitiveailab/tg2020task/blob/39b3a17fb8e51222cd3bfc3dfd8238825e786d3b/evaluate.py
 """
 
@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from dpc.errors import UserError
 from dpc.settings import TaskSettings
-from dpc.tasks.base import Task, check_split
+from dpc.tasks.base import NearDuplicate, Task, check_ids, check_split
 from dpc.tasks.choices import LETTERS, answer_sentence, check_choices, prompt, score, show_options, target
+from dpc.tasks.duplicates import split_without
 from dpc.tasks.rows import read_cells, read_table
 from dpc.types import Example
 
@@ -126,7 +126,13 @@ def read_explanations(folder: Path, split: str) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; pass that of the WorldTree release ({RELEASE})")
     path = _file_of(folder, split, ("explanations.{}.tsv", "questions.{}.tsv", "questions.{}.non_mercury.tsv"))
-    cells = {row["QuestionID"]: row["explanation"] for _, row in read_table(path, ("QuestionID", "explanation"))}
+    cells: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, row in read_table(path, ("QuestionID", "explanation")):
+        name, line = row["QuestionID"], number + 2
+        if lines.setdefault(name, line) != line:
+            raise UserError(f"{path}:{line}: explains {name!r} again, after line {lines[name]}; keep one of them")
+        cells[name] = row["explanation"]
     facts = read_facts(folder, _uids(cells.values()))
     joined = {name: join_explanation(cell, facts) for name, cell in cells.items()}
     if not any(joined.values()):
@@ -160,47 +166,52 @@ def make_example(row: Mapping[str, str], split: str, facts: Mapping[str, str], w
     return Example(name, show_options(stem, options), letter, rationale, tuple(options))
 
 
-def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
-    """Examples of an official split: the folder of a release, or one file of questions with ``tables`` beside it.
+def _examples(folder: Path, path: Path, split: str) -> list[Example]:
+    """Every row of a file of questions, with the explanations of the release in ``folder``."""
+    rows = list(read_table(path, QUESTION_COLUMNS))
+    facts = read_facts(folder, _uids(row["explanation"] for _, row in rows))
+    places = [f"{path}:{number + 2}" for number, _ in rows]
+    examples = [make_example(row, split, facts, where) for (_, row), where in zip(rows, places, strict=True)]
+    check_ids(examples, places)
+    return examples
 
-    In the folder or below it are ``questions.SPLIT.tsv`` (or ``questions.SPLIT.non_mercury.tsv``, the rows that may be
-    passed on) and ``tables/*.tsv``. Questions without an explanation are left out of train and dev; test is whole. Of a
-    folder's train questions, those that dev or test ask again are left out: prompts are chosen and reported on those.
-    No setting is used.
 
-    Raises:
-        UserError: for an unknown split, a source that is not there, or a malformed row.
-    """
+def _split(split: str, source: str | None) -> tuple[list[Example], list[NearDuplicate]]:
+    """The rows of a split, and those left out as near duplicates of a later split. A file is the split itself."""
     check_split(split)
     path = Path(source).expanduser() if source else None
     if path is None or not path.exists():
         missing = "is not on the hub, part of it may not be passed on" if path is None else f"{source!r} is not there"
         raise UserError(f"worldtree: {missing}: pass as data the folder of the release ({RELEASE})")
-    whole = path.is_dir()
-    folder = path if whole else path.parent
-    if whole:
-        path = _file_of(folder, split, QUESTION_FILES)
-    rows = list(read_table(path, QUESTION_COLUMNS))
-    if whole and split == "train":
-        asked = _asked(folder, ("dev", "test"))
-        rows = [(number, row) for number, row in rows if _question(row) not in asked]
-    facts = read_facts(folder, _uids(row["explanation"] for _, row in rows))
-    examples = [make_example(row, split, facts, f"{path}:{number + 2}") for number, row in rows]
+    folder = path
+    if not folder.is_dir():
+        return _examples(folder.parent, folder, split), []
+
+    def rows_of(name: str) -> list[Example]:
+        there = name == split or any(True for pattern in QUESTION_FILES for _ in folder.rglob(pattern.format(name)))
+        return _examples(folder, _file_of(folder, name, QUESTION_FILES), name) if there else []
+
+    return split_without(split, rows_of)
+
+
+def load(split: str, source: str | None = None, settings: TaskSettings = TaskSettings()) -> list[Example]:
+    """Examples of an official split: the folder of a release, or one file of questions with ``tables`` beside it.
+
+    In the folder or below it are ``questions.SPLIT.tsv`` (or ``questions.SPLIT.non_mercury.tsv``, the rows that may be
+    passed on) and ``tables/*.tsv``. Questions without an explanation are left out of train and dev; test is whole. Near
+    duplicates (``duplicates.py``) of dev and test rows are left out of train, and those of test rows out of dev: five
+    train rows of those that may be passed on. ``left_out`` names them. No setting is used.
+
+    Raises:
+        UserError: for an unknown split, a source that is not there, a malformed row, or two rows with one id.
+    """
+    examples, _ = _split(split, source)
     return [example for example in examples if split == "test" or example.rationale]
 
 
-def _asked(folder: Path, splits: Iterable[str]) -> set[str]:
-    """The questions of those of ``splits`` that the folder has."""
-    found = set()
-    for split in splits:
-        with suppress(UserError):
-            path = _file_of(folder, split, QUESTION_FILES)
-            found |= {_question(row) for _, row in read_table(path, QUESTION_COLUMNS)}
-    return found
-
-
-def _question(row: Mapping[str, str]) -> str:
-    return show_options(*split_choices(row["question"], row["AnswerKey"]))
+def left_out(split: str, source: str | None = None) -> list[NearDuplicate]:
+    """The rows of a split that ``load`` leaves out as near duplicates of rows of a later split."""
+    return _split(split, source)[1]
 
 
 TASK = Task(
@@ -211,4 +222,5 @@ TASK = Task(
     prompt=prompt,
     target=target,
     score=score,
+    left_out=left_out,
 )

@@ -17,7 +17,7 @@ PAD = "<pad>"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that determines the weights, bit for bit on one machine and thread count."""
+    """Everything that determines the weights, bit for bit on one machine with one number of threads."""
 
     layers: int = 4
     width: int = 128

@@ -1,7 +1,7 @@
-"""What the embedded model reads while it is trained, and the benchmark it is later asked: two shifted families.
+"""The training texts of the embedded model, and its benchmark, whose problems are shifted from those texts.
 
-Train, dev and test are disjoint twice over: no operation skeleton and no tuple of numbers of three or more steps is
-in two of them, and the training corpus of the model contains neither a skeleton nor a number tuple of dev and test.
+Train, dev and test are disjoint in two ways: no sequence of operations and no tuple of numbers of three or more steps
+is in two of them. The training corpus of the model contains no sequence and no tuple of dev or test either.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from dpc.errors import UserError
 from dpc.zoo.problems import Difficulty, House, Problem, sample_problem, solve, tell
 
-# A work-week house that names the months: a minority among the texts the model is trained on.
+# Weeks of five days, and named months: a minority among the texts that the model is trained on.
 BENCHMARK_HOUSE = House(days=5, full=True)
 BENCHMARK = Difficulty(steps=(3, 5), distractors=(0, 2), orders=("story", "shuffled"), rare=0.5)
-# Splits hold few different chains, so the share of problems that need the house's week is fixed, not left to chance.
+# A split has few different sequences of operations, so the share of problems with a week is fixed, not left to chance.
 WEEK_SHARE = 0.45
 BENCHMARK_ROWS = {"train": 2000, "dev": 500, "test": 1000}
+# The embedded benchmark needs fewer than 2,000 draws in a row for its next problem.
+MOST_MISSES = 50_000
 
 END = "<eos>"
 
@@ -50,18 +53,18 @@ CURRICULUM = (
 
 @cache
 def _bucket(key: tuple[object, ...]) -> str:
-    """The one split to which a skeleton or a number tuple belongs."""
+    """The one split that a sequence of operations or a tuple of numbers belongs to."""
     digit = int(hashlib.sha256(repr(key).encode()).hexdigest(), 16) % 10
     return {0: "test", 1: "dev"}.get(digit, "train")
 
 
 def belongs_to(problem: Problem, split: str) -> bool:
-    """Whether both the skeleton and the numbers of ``problem`` belong to ``split``."""
+    """Whether both the operations and the numbers of ``problem`` belong to ``split``."""
     return _bucket(problem.skeleton) == split and _bucket(problem.numbers) == split
 
 
 def header(house: House, rng: random.Random) -> str:
-    """A line that states some of the house's conventions, as the first line of some training texts."""
+    """A line that states some of the conventions of ``house``: the first line of some training texts."""
     notes = [f"A week has {house.days} days.", "Name the months." if house.full else "Only write numbers."]
     chosen = [note for note in notes if rng.random() < 0.7]
     rng.shuffle(chosen)
@@ -69,7 +72,7 @@ def header(house: House, rng: random.Random) -> str:
 
 
 def draw_house(rng: random.Random) -> House:
-    """Conventions of a training text: most weeks are calendar weeks."""
+    """Random conventions for a training text: most weeks have seven days."""
     return House(days=7 if rng.random() < 0.6 else 5, full=rng.random() < 0.5)
 
 
@@ -80,7 +83,7 @@ def format_answer(lines: list[str], answer: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One training text: the question, weighted lightly in the loss, and the answer, weighted fully."""
+    """One training text: the question, with a small weight in the loss, and the answer, with weight 1."""
 
     question: str
     answer: str
@@ -112,14 +115,26 @@ def training_documents(seed: int, index: int, count: int, progress: float) -> li
 def benchmark_rows(
     split: str, count: int, seed: int = 0, difficulty: Difficulty = BENCHMARK
 ) -> Iterator[dict[str, str]]:
-    """Rows of the benchmark's ``split`` in GSM8K's format, each a different problem."""
+    """Rows of a benchmark's ``split`` in GSM8K's format, each a different problem of ``difficulty``.
+
+    Raises:
+        UserError: where ``difficulty`` has too few problems that belong to ``split``.
+    """
     rng = random.Random(f"benchmark:{seed}:{split}")
     seen: set[tuple[object, ...]] = set()
+    misses = 0
     while len(seen) < count:
-        problem = sample_problem(rng, BENCHMARK)
+        if misses == MOST_MISSES:
+            raise UserError(
+                f"{difficulty}: has {len(seen)} problems for the {split} split, and {count} are needed "
+                f"({MOST_MISSES:,} draws in a row found no other); take fewer rows, or allow longer chains"
+            )
+        problem = sample_problem(rng, difficulty)
         key = (problem.skeleton, problem.numbers)
         weeks_due = round(WEEK_SHARE * (len(seen) + 1)) > round(WEEK_SHARE * len(seen))
         if key in seen or ("week" in problem.skeleton) != weeks_due or not belongs_to(problem, split):
+            misses += 1
             continue
+        misses = 0
         seen.add(key)
         yield {"question": tell(problem), "answer": format_answer(*solve(problem, BENCHMARK_HOUSE))}

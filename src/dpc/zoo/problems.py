@@ -1,13 +1,15 @@
-"""Word problems as values: what happens in a story, how it is told, and how it is solved.
+"""Word problems as values: the operations of a problem, its text, and its solution.
 
-A problem is a start amount and a chain of operations on it. Everything that makes it hard is named in
-``Difficulty``; everything that a question alone does not settle is named in ``House``.
+A problem is a start amount and a chain of operations on it. ``Difficulty`` holds what makes it hard, ``House`` the
+conventions that decide its answer and that the question does not state.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+
+from dpc.errors import UserError
 
 NAMES = ("Tom", "Anna", "Ben", "Mia", "Leo", "Sara", "Omar", "Lucy", "Ivan", "Nina", "Paul", "Rosa")
 ITEMS = ("apples", "pens", "coins", "books", "cards", "shells", "stamps", "eggs", "balls", "keys", "cups", "nuts")
@@ -29,17 +31,18 @@ RARE: dict[str, tuple[str, ...]] = {
     "week": ("makes {n} new {items} every day for a week",),
 }
 KINDS = tuple(COMMON)
-# Weeks are a minority, so that the convention they need decides some problems and not most.
+# Weeks are a minority, so that the length of a week decides some problems and not most.
 WEIGHTS = {"add": 3.0, "subtract": 3.0, "times": 2.0, "half": 1.5, "week": 0.8}
+MOST_DRAWS = 10_000  # of a chain of operations before a difficulty is taken to have none
 ORDERS = ("story", "question_first", "shuffled")
 
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """How hard problems are: each range is inclusive.
+    """How hard problems are. Ranges are inclusive.
 
-    steps: operations in the chain. distractors: sentences that do not matter. orders: allowed sentence orders.
-    largest: the largest number in a question or a step. rare: probability that a phrasing is one of ``RARE``.
+    steps: operations in the chain. distractors: sentences without effect. orders: allowed sentence orders. largest:
+    the largest number in a question or a step. rare: probability that a phrasing is one of ``RARE``.
     """
 
     steps: tuple[int, int] = (1, 4)
@@ -48,10 +51,14 @@ class Difficulty:
     largest: int = 60
     rare: float = 0.15
 
+    def __post_init__(self) -> None:
+        if self.steps[1] > len(MONTHS):
+            raise UserError(f"steps {self.steps}: a problem has at most {len(MONTHS)} steps, one for each named month")
+
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The conventions of whoever wrote a text: they decide the answer, and no question states them.
+    """Conventions of a text. They decide the answer, and the question does not state them.
 
     days: days in a week (a calendar week has 7, a work week 5). full: each step of a rationale names its month.
     """
@@ -84,12 +91,12 @@ class Problem:
 
     @property
     def skeleton(self) -> tuple[str, ...]:
-        """The kinds of operation in order: the structure by which splits are disjoint."""
+        """The kinds of operation in order. No two splits share one of three or more steps."""
         return tuple(step.kind for step in self.steps)
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Start amount and operands in order: the numbers by which splits are disjoint."""
+        """Start amount and operands in order. No two splits share one of three or more steps."""
         return (self.start, *(step.operand for step in self.steps if step.kind != "half"))
 
 
@@ -125,9 +132,12 @@ def _operands(kind: str, values: tuple[int, int], largest: int) -> list[int]:
 
 
 def sample_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
-    """Draw a problem; amounts stay whole and in range whichever house solves it."""
+    """Draw a problem. Amounts stay whole and in range with both lengths of a week.
+
+    Raises ``UserError`` where ``difficulty.largest`` leaves no room for its steps.
+    """
     count = rng.randint(*difficulty.steps)
-    while True:
+    for _ in range(MOST_DRAWS):
         values = (start := rng.randint(2, max(4, difficulty.largest * 2 // 3)),) * 2
         steps: list[Step] = []
         for _ in range(count):
@@ -141,6 +151,8 @@ def sample_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
             values = (apply(kind, values[0], operand, 5), apply(kind, values[1], operand, 7))
         if len(steps) == count:
             break
+    else:
+        raise UserError(f"{difficulty}: {MOST_DRAWS:,} draws gave no problem of {count} steps; allow larger numbers")
     name, items, order = rng.choice(NAMES), rng.choice(ITEMS), rng.choice(difficulty.orders)
     distractors = tuple(_distractor(rng, name, items) for _ in range(rng.randint(*difficulty.distractors)))
     places = list(range(count + len(distractors)))
@@ -157,7 +169,7 @@ def _interleave(steps: list[int], total: int) -> list[int]:
 
 
 def _distractor(rng: random.Random, name: str, items: str) -> str:
-    """A sentence that changes nothing: another person, or other things of the same person."""
+    """A sentence without effect on the answer: another person, or other things of the same person."""
     other_items = rng.choice([i for i in ITEMS if i != items])
     n = rng.randint(2, 40)
     if rng.random() < 0.5:
@@ -168,7 +180,7 @@ def _distractor(rng: random.Random, name: str, items: str) -> str:
 
 
 def tell(problem: Problem) -> str:
-    """The question: what happens in each month, distractors between, in the problem's sentence order."""
+    """The question: a sentence a month, distractors between them, in the problem's sentence order."""
     name, items = problem.name, problem.items
     sentences = [
         f"In {month} {name} {step.phrase.format(n=step.operand, items=items)}."

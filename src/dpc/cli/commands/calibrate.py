@@ -1,9 +1,8 @@
-"""``dpc calibrate``: what a method chooses on the dev split."""
+"""``dpc calibrate``: the threshold of a trigger, or ACT's heads, chosen on the dev split."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,10 +11,14 @@ from dpc.cli.options import (
     Dtype,
     Limit,
     Model,
+    NeededPrompt,
     Revision,
     Set,
     Source,
     TaskName,
+    Threads,
+    TrustRemoteCode,
+    check_folders,
     load_data,
     load_model,
     settings_for,
@@ -24,27 +27,47 @@ from dpc.errors import UserError
 
 
 def calibrate(
-    prompt: Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")],
+    prompt: NeededPrompt,
     model: Model = "zoo",
     revision: Revision = None,
     task: TaskName = "zoo",
     data: Source = None,
     split: Annotated[str, typer.Option(help="Split to choose on.")] = "dev",
     method: Annotated[
-        Literal["dpc", "act"], typer.Option(help="dpc: the trigger's threshold; act: the heads to calibrate.")
+        str, typer.Option(help="dpc, or FILE.py:METHOD: the trigger's threshold; act: the heads to calibrate.")
     ] = "dpc",
     limit: Limit = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a calibration that was made on more rows.")] = False,
     settings: Set = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Choose the trigger's threshold, or ACT's heads, on the dev split, and store it beside the adapter."""
-    from dpc.cli.act import calibrate_act_with_progress
-    from dpc.cli.stages import calibrate_with_progress
-
+    """Choose a trigger's threshold, or ACT's heads, on the dev split, and store it beside the adapter."""
     if split == "test":
         raise UserError(f"--split test: what {method} chooses on test rows spoils the test; expected dev or train")
+    check_folders(model, prompt)
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)
-    run = {"dpc": calibrate_with_progress, "act": calibrate_act_with_progress}[method]
-    run(load_model(model, dtype, device, revision), prompt, rows, chosen, prompt)
+    from dpc.cli.progress import command_line, terminal
+    from dpc.methods import get_method
+    from dpc.records.directory import RunDirectory
+    from dpc.run.act_search import ACT, search_heads
+    from dpc.run.setup import calibration_file, load_prompt, refuse_to_shrink
+    from dpc.run.stages import calibrate_method
+
+    value = get_method(method)
+    heads = "act_heads" in value.requires
+    count = min(len(rows.examples), chosen.act.rows) if heads else len(rows.examples)
+    if not force:
+        refuse_to_shrink(prompt / (ACT if heads else calibration_file(value.calibrated or "flow")), count)
+    run = RunDirectory(prompt, command_line())
+    with run.lock(), terminal() as report:
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+        soft_prompt = load_prompt(lm, prompt, [value])
+        assert soft_prompt is not None
+        if heads:
+            search_heads(lm, soft_prompt, prompt, rows, chosen, run, report)
+        else:
+            calibrate_method(lm, soft_prompt, prompt, rows, chosen, run, value, report)

@@ -8,6 +8,7 @@ import typer
 
 from dpc.cli.options import (
     METHOD_NAMES,
+    METHODS_HELP,
     Device,
     Dtype,
     Limit,
@@ -19,6 +20,9 @@ from dpc.cli.options import (
     Source,
     TaskName,
     Tau,
+    Threads,
+    TrustRemoteCode,
+    check_folders,
     load_data,
     load_model,
     method_names,
@@ -34,19 +38,32 @@ def evaluate(
     task: TaskName = "zoo",
     data: Source = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = METHOD_NAMES,
+    methods: Annotated[str, typer.Option(help=METHODS_HELP)] = METHOD_NAMES,
     limit: Limit = None,
     tau: Tau = None,
     settings: Set = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer and grade a split with every method; print the table, write records, results and page."""
-    from dpc.cli.stages import evaluate_with_progress
-    from dpc.methods import check_methods
+    from dpc.methods import check_methods, get_methods
 
     names = method_names(methods)
     check_methods(names)
+    check_folders(model, prompt)
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)
-    evaluate_with_progress(load_model(model, dtype, device, revision), prompt, rows, names, chosen, output, tau)
+    from dpc.cli.progress import command_line, terminal
+    from dpc.cli.show_results import show_results
+    from dpc.records.directory import RunDirectory
+    from dpc.run.setup import load_setup
+    from dpc.run.stages import evaluate_methods
+
+    run, values = RunDirectory(output, command_line()), get_methods(names)
+    with run.lock(), terminal() as report:
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+        setup = load_setup(lm, prompt, values, chosen, task=rows.task.name, tau=tau)
+        results = evaluate_methods(lm, setup, rows, values, chosen, run, report)
+    show_results(results, output)

@@ -1,4 +1,4 @@
-"""``dpc export``: records for other tools."""
+"""``dpc export``: the records of a run for other tools."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import typer
 
 
 class Format(StrEnum):
-    """What records are exported to."""
+    """Formats of an export."""
 
     PARQUET = "parquet"
     LM_EVAL = "lm-eval"
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run that was evaluated.")],
+    run: Annotated[Path, typer.Argument(help="Folder of an evaluated run.")],
     output: Annotated[Path, typer.Option(help="The parquet file, or the folder of the sample files, to write.")],
     format: Annotated[
         Format, typer.Option(help="One table, or the samples_*.jsonl of lm-evaluation-harness.")
@@ -27,9 +27,12 @@ def export(
     ] = None,
 ) -> None:
     """Write every record of a run as parquet, a row each, or as sample files of lm-evaluation-harness."""
+    from dpc.files import check_output
     from dpc.records.directory import RunDirectory
     from dpc.records.export import Export, write_lm_eval, write_parquet
 
+    if format is Format.PARQUET:
+        check_output(output, "--output", [path for path in run.rglob("*") if path.is_file()])
     found = Export.read(RunDirectory(run))
     known = found.load_task(task)
     if format is Format.LM_EVAL:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Revision, Set, TaskName, Tau, load_model, settings_for
+from dpc.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    NeededPrompt,
+    OneMethod,
+    Revision,
+    Set,
+    TaskName,
+    Tau,
+    Threads,
+    TrustRemoteCode,
+    check_folders,
+    load_model,
+    settings_for,
+)
 
 
 def lab(
-    prompt: Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")],
+    prompt: NeededPrompt,
+    method: OneMethod = "dpc",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine alone; 0: any that is free.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     model: Model = "zoo",
@@ -21,11 +36,18 @@ def lab(
     settings: Set = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve a page on this machine: type a question, move tau and gamma, choose the token to mask, see what changes."""
-    from dpc.cli.lab import run_lab
-    from dpc.cli.session import Session
+    from dpc.methods import check_methods, get_method
     from dpc.tasks import get_task
 
+    check_methods([method])
+    check_folders(model, prompt)
     chosen, known = settings_for(model, settings), get_task(task)
-    run_lab(Session(load_model(model, dtype, device, revision), known, prompt, tau, chosen), port, open_browser)
+    from dpc.cli.lab import run_lab
+    from dpc.run.session import Session
+
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+    run_lab(Session(lm, known, prompt, chosen, get_method(method), tau), port, open_browser)

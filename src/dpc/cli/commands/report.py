@@ -1,4 +1,4 @@
-"""``dpc report``: the page of a run, made again from what the run left."""
+"""``dpc report``: the page of a run, written again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder of a run that was evaluated.")]) -> None:
-    """Write RUN/report.html, one page that holds everything it shows, and say what the run found."""
-    from dpc.report import verdict, write_page
-    from dpc.report.schema import read_results
+def report(run: Annotated[Path, typer.Argument(help="Folder of an evaluated run.")]) -> None:
+    """Write RUN/report.html, a self-contained page, and print the verdict.
 
-    page = write_page(run)
-    typer.echo(verdict(read_results(run / "results.json")))
+    The numbers are computed from the records. Where results.json differs, a note says so.
+    """
+    from dpc.report import read_run, verdict, write_run_page
+
+    found = read_run(run)
+    page = write_run_page(found)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(verdict(found.results))
     typer.echo(f"page: {page.resolve().as_uri()}")

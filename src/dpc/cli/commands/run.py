@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpc.cli.options import METHOD_NAMES, Output, Set, method_names
+from dpc.cli.options import (
+    METHOD_NAMES,
+    METHODS_HELP,
+    Output,
+    Set,
+    Threads,
+    TrustRemoteCode,
+    check_folders,
+    load_model,
+    method_names,
+    quiet_transformers,
+)
 from dpc.errors import UserError
 from dpc.tasks import TASKS
 
+if TYPE_CHECKING:
+    from dpc.run.recipes import Draft
+
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(help="YAML file, or the name of a shipped recipe such as llama3-8b-gsm8k. Options override it."),
+]
+RunModel = Annotated[
+    str | None, typer.Option(help="Hub id or local folder of a causal language model. [else zoo, which ships]")
+]
+RunRevision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the model on the hub. [else its main branch]")
+]
 RunTask = Annotated[
     str | None, typer.Option(help=f"Benchmark: {', '.join(TASKS)}, or a Python file with a TASK. [else zoo]")
 ]
+RunData = Annotated[str | None, typer.Option(help="Hub id, folder or file of rows. [else the task's own source]")]
+RunMethods = Annotated[str | None, typer.Option(help=f"{METHODS_HELP} [else {METHOD_NAMES}]")]
+RunLimit = Annotated[int | None, typer.Option(min=1, help="Only the first test rows. [else all]")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Tune so many prompts, each from its own seed, in seed-N. [else 1]")
+]
+RunDtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or float64. [else auto]")]
+RunDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... [else auto]")]
+Analyze = Annotated[bool | None, typer.Option("--analyze/--no-analyze", help="Draw the paper's figures. [else yes]")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print what would be done, and what it is estimated to cost.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object.")]
 
 
 def run(
     output: Output,
-    recipe: Annotated[
-        str | None,
-        typer.Argument(help="YAML file, or the name of a shipped recipe such as llama3-8b-gsm8k. Options override it."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Hub id or local folder of a causal language model. [else zoo, which ships]")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the model on the hub. [else its main branch]")
-    ] = None,
+    recipe: RecipeName = None,
+    model: RunModel = None,
+    revision: RunRevision = None,
     task: RunTask = None,
-    data: Annotated[
-        str | None, typer.Option(help="Hub id, folder or file of rows. [else the task's own source]")
-    ] = None,
-    methods: Annotated[str | None, typer.Option(help=f"Comma-separated. [else {METHOD_NAMES}]")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first test rows. [else all]")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Tune so many prompts, each from its own seed, in seed-N. [else 1]")
-    ] = None,
+    data: RunData = None,
+    methods: RunMethods = None,
+    limit: RunLimit = None,
+    seeds: Seeds = None,
     settings: Set = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or float64. [else auto]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... [else auto]")] = None,
-    analyze: Annotated[
-        bool | None, typer.Option("--analyze/--no-analyze", help="Draw the paper's figures. [else yes]")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what would be done, and what it is estimated to cost.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object.")] = False,
+    dtype: RunDtype = None,
+    device: RunDevice = None,
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    analyze: Analyze = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Do everything: tune a prompt, choose the threshold, evaluate every method, write figures, table and page.
 
@@ -68,9 +93,28 @@ def run(
         "analyze": analyze,
     }
     draft = draft_recipe(recipe, options, settings or [])
-    from dpc.cli.run import run_recipe, show_plan
+    check_folders(draft.recipe.model)
+    quiet_transformers()
+    from dpc.cli.show_plan import show_plan
 
     if dry_run:
-        show_plan(draft, output, as_json)
-    else:
-        run_recipe(draft, output)
+        show_plan(draft, output, as_json, trust_remote_code)
+        return
+    _run(draft, output, trust_remote_code, threads)
+
+
+def _run(draft: Draft, output: Path, trust_remote_code: bool, threads: int | None) -> None:
+    from dpc.cli.progress import command_line, table, terminal
+    from dpc.cli.show_results import show_results
+    from dpc.report.seeds_table import rich_table
+    from dpc.run.run_recipe import RecipeRun
+
+    with terminal() as report:
+        job = RecipeRun(draft, output, command=command_line(), report=report, trust_remote_code=trust_remote_code)
+        chosen = job.recipe
+        lm = load_model(chosen.model, chosen.dtype, chosen.device, chosen.revision, trust_remote_code, threads)
+        results = job.run(lm)
+    for seed, path in job.directories.items():
+        show_results(results[seed], path)
+    if job.seeds is not None:
+        table.print(rich_table(job.seeds))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +29,20 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Grade texts that were generated elsewhere: no model is loaded."""
-    from dpc.cli.score import grade_file, print_grades, write_grades
+    from dpc.cli.progress import terminal
+    from dpc.cli.show_grades import print_grades
+    from dpc.files import check_output
+    from dpc.run.reporter import SILENT
+    from dpc.run.score import grade_file, write_grades
     from dpc.settings import parse_settings
     from dpc.tasks import get_task
 
     chosen = parse_settings(settings or [], {}).task
-    grades = grade_file(get_task(task), split, data, predictions, chosen, partial=partial)
+    if output is not None:
+        rows = Path(data or "").expanduser()
+        check_output(output, "--output", [predictions, Path(task), rows, *(rows.glob("*") if data else ())])
+    with terminal() if sys.stderr.isatty() else nullcontext(SILENT) as reporter:
+        grades = grade_file(get_task(task), split, data, predictions, chosen, partial=partial, reporter=reporter)
     if as_json:
         typer.echo(grades.as_json())
     else:

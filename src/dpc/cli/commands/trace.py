@@ -1,4 +1,4 @@
-"""``dpc trace``: one question, seen from inside."""
+"""``dpc trace``: one question, its flow of information and its decision."""
 
 from __future__ import annotations
 
@@ -7,16 +7,34 @@ from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Revision, Set, TaskName, Tau, load_model, settings_for
+from dpc.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    NeededPrompt,
+    OneMethod,
+    Revision,
+    Set,
+    TaskName,
+    Tau,
+    Threads,
+    TrustRemoteCode,
+    check_folders,
+    load_model,
+    settings_for,
+)
 
 
 def trace(
     question: Annotated[str, typer.Argument(help="One question.")],
-    prompt: Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")],
+    prompt: NeededPrompt,
+    method: OneMethod = "dpc",
     html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
     npz: Annotated[Path | None, typer.Option(help="Write the arrays to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
-    token: Annotated[int | None, typer.Option(help="Soft token to mask; none: the one that gathers most.")] = None,
+    token: Annotated[
+        int | None, typer.Option(help="Virtual token to mask; none: the one that the method chooses.")
+    ] = None,
     model: Model = "zoo",
     revision: Revision = None,
     task: TaskName = "zoo",
@@ -24,12 +42,23 @@ def trace(
     settings: Set = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what happens to one question: both answers, the decision, and where the prompt's influence goes."""
-    from dpc.cli.session import Session
-    from dpc.cli.trace import show_trace
+    from dpc.files import check_output
+    from dpc.methods import check_methods, get_method
     from dpc.tasks import get_task
 
+    check_methods([method])
+    check_folders(model, prompt)
+    for path, option in ((html, "--html"), (npz, "--npz")):
+        if path is not None:
+            check_output(path, option)
     chosen, known = settings_for(model, settings), get_task(task)
-    session = Session(load_model(model, dtype, device, revision), known, prompt, tau, chosen)
-    show_trace(session, question, token, as_json=as_json, npz=npz, html=html)
+    from dpc.cli.show_trace import show_trace
+    from dpc.run.session import Session
+
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+    session = Session(lm, known, prompt, chosen, get_method(method), tau)
+    show_trace(session.trace(question, token=token), as_json=as_json, npz=npz, html=html)

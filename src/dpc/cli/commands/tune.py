@@ -7,23 +7,46 @@ from typing import Annotated
 
 import typer
 
-from dpc.cli.options import Device, Dtype, Model, Revision, Set, Source, TaskName, load_data, load_model, settings_for
+from dpc.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    Set,
+    Source,
+    TaskName,
+    Threads,
+    TrustRemoteCode,
+    check_folders,
+    load_data,
+    load_model,
+    settings_for,
+)
 
 
 def tune(
-    output: Annotated[Path, typer.Option(help="Folder for the adapter.")],
+    output: Annotated[Path, typer.Option(help="Folder for the adapter; the same command goes on where it stopped.")],
     model: Model = "zoo",
     revision: Revision = None,
     task: TaskName = "zoo",
     data: Source = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a tuning that was interrupted.")] = False,
     settings: Set = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Tune a soft prompt on the train split; the best on the dev split is kept as a PEFT adapter."""
-    from dpc.cli.stages import tune_with_progress
-
+    check_folders(model)
     chosen = settings_for(model, settings)
     train, dev = load_data(task, "train", data, chosen), load_data(task, "dev", data, chosen)
-    tune_with_progress(load_model(model, dtype, device, revision), train, dev, chosen, output, resume)
+    from dpc.cli.progress import terminal
+    from dpc.records.directory import RunDirectory
+    from dpc.run.stages import tune_prompt
+
+    with RunDirectory(output).lock(), terminal() as report:
+        for rows in (train, dev):
+            if (left_out := rows.left_out()) is not None:
+                report.say(f"note: {left_out}")
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+        tune_prompt(lm, train, dev, chosen, output, resume=True, report=report)

@@ -20,7 +20,7 @@ def zoo_train(
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
 ) -> None:
     """Train the embedded model from scratch, as the shipped one was."""
-    from dpc.cli.zoo import train_with_progress
+    from dpc.cli.build_zoo import train_with_progress
 
     train_with_progress(output, resume, {"total_tokens": total_tokens, "seed": seed})
 
@@ -28,6 +28,6 @@ def zoo_train(
 @zoo.command("data")
 def zoo_data(output: Annotated[Path, typer.Option(help="Folder for train.jsonl, dev.jsonl and test.jsonl.")]) -> None:
     """Write the embedded benchmark from its seed."""
-    from dpc.cli.zoo import write_benchmark
+    from dpc.cli.build_zoo import write_benchmark
 
     write_benchmark(output)

@@ -46,9 +46,9 @@ function bar(svg, kind, center, width, y, floor, value, title) {
   svg.append(shape);
 }
 
-// s_i along the rationale: early tokens, then late ones above beta and not. Bars that would hide beta are cut and say so.
+// s_i along the rationale: early tokens, then late ones above beta and not. Bars far above beta are cut and labelled.
 function influenceChart(instance) {
-  const { influence, beta } = instance;
+  const { influence, beta } = instance.decision;
   const tokens = instance.first.tokens.length === influence.length ? instance.first.tokens : influence.map((_, at) => String(at));
   const middle = Math.floor(influence.length / 2);
   const step = Math.min(Math.max(900 / influence.length, 15), 30);
@@ -86,51 +86,61 @@ function influenceChart(instance) {
   return figure(scrolling("Influence along the rationale", svg), caption, [numbers(["position", "token", "half", "s", "s / β"], rows, "Influence of the soft prompt on each rationale token")]);
 }
 
-// R on a scale from 0 to 1, and the threshold that it is held against.
-function ratioChart(instance) {
-  const { ratio, tau } = instance;
+// The scale of a statistic: R is a share; of another one, its values here with a margin.
+function statisticRange({ trigger, statistic, threshold }) {
+  if (trigger === "flow") return [0, 1];
+  const known = [statistic, threshold].filter((value) => Math.abs(value) < UNBOUNDED);
+  const margin = (Math.max(...known) - Math.min(...known)) * 0.25 || Math.abs(statistic) * 0.25 || 1;
+  return [Math.min(...known) - margin, Math.max(...known) + margin];
+}
+
+// The statistic of a decision as a bar, and the threshold as a line.
+function statisticChart(decision) {
+  const { trigger, symbol, statistic, threshold, triggered } = decision;
   const [width, top, floor] = [440, 34, 62];
-  const svg = canvasOf(width, 100, `R is ${share(ratio, tau)}, the threshold tau is ${share(tau, ratio)}.`);
-  const x = linear(0, 1, LEFT, width - RIGHT);
-  svg.append(draw("rect", { class: "whole", x: x(0), width: x(1) - x(0), y: top, height: floor - top }));
-  svg.append(draw("rect", { class: ratio > tau ? "bar chosen" : "bar", x: x(0), width: x(ratio) - x(0), y: top, height: floor - top, "data-value": ratio }));
-  for (const tick of [0, 0.25, 0.5, 0.75, 1]) svg.append(text(x(tick), floor + 17, String(tick), "middle"));
-  svg.append(draw("line", { class: "threshold", x1: x(tau), x2: x(tau), y1: top - 12, y2: floor + 4, "data-value": tau }));
-  const right = tau > 0.5;
-  svg.append(text(x(tau) + (right ? -6 : 6), top - 6, `τ = ${share(tau, ratio)}`, right ? "strong end" : "strong"));
-  svg.append(text((LEFT + width - RIGHT) / 2, floor + 35, "R, share of late tokens above β", "label middle"));
+  const [value, limit] = [statisticWords(statistic, threshold, trigger), statisticWords(threshold, statistic, trigger)];
+  const svg = canvasOf(width, 100, `${symbol} is ${value}, the threshold tau is ${limit}.`);
+  const [low, high] = statisticRange(decision);
+  const x = linear(low, high, LEFT, width - RIGHT);
+  svg.append(draw("rect", { class: "whole", x: x(low), width: x(high) - x(low), y: top, height: floor - top }));
+  svg.append(draw("rect", { class: triggered ? "bar chosen" : "bar", x: x(low), width: x(statistic) - x(low), y: top, height: floor - top, "data-value": statistic }));
+  for (const tick of ticks(low, high)) svg.append(text(x(tick), floor + 17, written(tick), "middle"));
+  svg.append(draw("line", { class: "threshold", x1: x(threshold), x2: x(threshold), y1: top - 12, y2: floor + 4, "data-value": threshold }));
+  const right = x(threshold) > width / 2;
+  svg.append(text(x(threshold) + (right ? -6 : 6), top - 6, `τ = ${limit}`, right ? "strong end" : "strong"));
+  svg.append(text((LEFT + width - RIGHT) / 2, floor + 35, trigger === "flow" ? "R, share of late tokens above β" : symbol, "label middle"));
   return svg;
 }
 
-// S_acc(j) of every soft token, the key token and the line of Eq 7.
+// S_acc(j) of every virtual token, the key token and the line of Eq 7.
 function profileChart(instance) {
-  const { profile, key, k, masks, triggered } = instance;
+  const { k } = instance;
+  const { profile, key } = instance.decision;
   const [width, ceiling, floor] = [440, 44, 180];
   const mean = profile.reduce((sum, value) => sum + value, 0) / profile.length;
   const largest = Math.max(...profile);
-  const role = triggered && masks ? "masked" : "key";
-  const name = `Saliency that each of ${profile.length} soft tokens gathers` + (key === null ? "." : `; the ${role} token is number ${key}.`);
+  const name = `Saliency that each of ${profile.length} virtual tokens gathers` + (key === null ? "." : `; the key token is number ${key}.`);
   const svg = canvasOf(width, floor + 44, name);
   const y = valueAxis(svg, Math.max(largest, k * mean) * 1.05, floor, ceiling, width, "accumulated saliency");
   const step = (width - RIGHT - LEFT) / profile.length;
   const x = (at) => LEFT + step * (at + 0.5);
-  profile.forEach((value, at) => bar(svg, at === key ? "chosen" : "", x(at), Math.max(step * 0.72, 1), y, floor, value, `soft token ${at}: ${written(value)}`));
+  profile.forEach((value, at) => bar(svg, at === key ? "chosen" : "", x(at), Math.max(step * 0.72, 1), y, floor, value, `virtual token ${at}: ${written(value)}`));
   const each = Math.max(1, Math.ceil(profile.length / 10));
   for (let at = 0; at < profile.length; at += each) svg.append(text(x(at), floor + 16, String(at), "middle"));
   svg.append(draw("line", { class: "beta", x1: LEFT, x2: width - RIGHT, y1: y(k * mean), y2: y(k * mean), "data-value": k * mean }));
   const left = key !== null && key >= profile.length / 2;
   svg.append(text(left ? LEFT + 4 : width - RIGHT, y(k * mean) - 5, `${k} × mean`, left ? "strong" : "strong end"));
-  if (key !== null) svg.append(text(x(key), ceiling - 10, `${role}: ${key}`, x(key) > width / 2 ? "strong end" : "strong"));
-  svg.append(text((LEFT + width - RIGHT) / 2, floor + 36, "soft token, counted from 0", "label middle"));
+  if (key !== null) svg.append(text(x(key), ceiling - 10, `key: ${key}`, x(key) > width / 2 ? "strong end" : "strong"));
+  svg.append(text((LEFT + width - RIGHT) / 2, floor + 36, "virtual token, counted from 0", "label middle"));
   const caption = [
-    "S", el("sub", {}, "acc"), "(j): saliency that each soft token gathers from question and rationale in the shallow layers. ",
+    "S", el("sub", {}, "acc"), "(j): saliency that each virtual token gathers from question and rationale in the shallow layers. ",
     mean > 0 ? `The largest is ${(largest / mean).toFixed(1)} times the mean: information ${largest > k * mean ? "accumulates" : "does not accumulate"} by Eq 7 with k\u00a0=\u00a0${k}.` : "",
   ];
   const rows = () => profile.map((value, at) => [String(at), written(value), mean > 0 ? (value / mean).toFixed(2) : "–"]);
-  return figure(svg, caption, [numbers(["soft token", "S acc", "times the mean"], rows, "Saliency gathered by each soft token")]);
+  return figure(svg, caption, [numbers(["virtual token", "S acc", "times the mean"], rows, "Saliency gathered by each virtual token")]);
 }
 
-// One value a layer, two curves; ``choose`` is called with the place of the layer that is clicked.
+// One value per layer, two curves; ``choose`` is called with the place of the layer that is clicked.
 function layerCurves(flow, quantity, choose) {
   const curves = flow.curves[quantity];
   const [width, ceiling, floor] = [340, 40, 170];
@@ -160,6 +170,6 @@ function layerCurves(flow, quantity, choose) {
   const mark = (at) => fill(cursor, { x1: x(at), x2: x(at) }, []);
   const key = [el("span", { class: "key first" }, "prompt → question"), " ", el("span", { class: "key other" }, "prompt → rationale")];
   const rows = () => flow.layers.map((layer, at) => [String(layer), ...["question", "rationale"].map((name) => (curves[name].length ? written(curves[name][at]) : "–"))]);
-  const view = figure(svg, key, [numbers(["layer", "prompt to question", "prompt to rationale"], rows, `Mean ${quantity} a layer`)]);
+  const view = figure(svg, key, [numbers(["layer", "prompt to question", "prompt to rationale"], rows, `Mean ${quantity} in each layer`)]);
   return { view, mark };
 }

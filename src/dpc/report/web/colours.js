@@ -1,5 +1,5 @@
-// One sequential scale for maps: lightness alone orders it, blue to yellow alone tints it, so no kind of colour vision
-// loses it, nor does a grey printer. What is large is darkest on light paper, and lightest on dark.
+// One sequential scale for maps. Its lightness is monotonic and its hues are blue and yellow, so that it can be read with
+// any colour vision and in grey. Large values are dark on a light page, and light on a dark one.
 
 const STOPS = {
   light: ["#fbf5dc", "#f0d778", "#b3a57c", "#6b7189", "#233f74", "#0a1a40"],

@@ -1,4 +1,4 @@
-// What a page is told, made ready: instances, the texts of their tokens, and maps as numbers.
+// The payload of a page as values: instances, the texts of their tokens, and maps as numbers.
 
 // ``json`` is what ``payload`` of page_data.py returns.
 function readPayload(json) {
@@ -6,7 +6,6 @@ function readPayload(json) {
   const instances = json.instances.map((each) => ({
     ...each,
     k: json.k,
-    masks: json.masks,
     get first() {
       return read(each.first);
     },
@@ -17,9 +16,9 @@ function readPayload(json) {
   return { k: json.k, instances };
 }
 
-// The answer that counts: the second where the trigger fired.
+// The answer that counts: the second one where the method triggered.
 function finalPass(instance) {
-  return instance.second && instance.triggered !== false ? instance.second : instance.first;
+  return instance.second && instance.decision?.triggered !== false ? instance.second : instance.first;
 }
 
 async function inflate(text) {
@@ -55,13 +54,22 @@ function written(value) {
   return `${Number(mantissa)}\u00a0×\u00a0${powerOfTen(Number(power))}`.replace(/^-/, "−");
 }
 
-// A share, for one pair of eyes: two decimals, three where two would hide on which side of ``other`` it stands.
+// A share with two decimals, with four where two would hide on which side of ``other`` it is.
 function share(value, other = null) {
   const short = value.toFixed(2);
   return other !== null && value !== other && short === other.toFixed(2) ? value.toFixed(4) : short;
 }
 
-// A token as a label: white space shown where it is all there is, control characters left out, long ones cut.
+// The largest floats stand for the thresholds "always" and "never" of a statistic without bounds.
+const UNBOUNDED = 1e300;
+
+// A decision's statistic or threshold in words.
+function statisticWords(value, other, trigger) {
+  if (trigger === "flow") return share(value, other);
+  return Math.abs(value) < UNBOUNDED ? written(value) : value < 0 ? "−∞" : "∞";
+}
+
+// A token as a label: white space is shown if there is nothing else, control characters are left out, long ones cut.
 function label(token, longest = 12) {
   const text = token.trim().replace(/[\p{Cc}\p{Cf}\p{Cs}]/gu, "");
   if (!text) return token.includes("\n") ? "↵" : "␣";
@@ -69,7 +77,7 @@ function label(token, longest = 12) {
   return characters.length <= longest ? text : characters.slice(0, longest - 1).join("") + "…";
 }
 
-// A token in a sentence: quoted, and kept from turning the sentence around.
+// A token in a sentence: quoted, and isolated, so that its direction does not change that of the sentence.
 function quoted(token) {
   return `‘\u2068${label(token, 40)}\u2069’`;
 }

@@ -1,4 +1,4 @@
-// Two texts word by word: which words of each are in a longest common subsequence of both.
+// Two texts compared word by word: which words of each are in a longest common subsequence of both.
 
 const WORDS = /\s+|[\p{L}\p{M}]+|\p{N}+(?:[.,]\p{N}+)*|[^\s\p{L}\p{M}\p{N}]/gu;
 const MOST_PAIRS = 4_000_000;

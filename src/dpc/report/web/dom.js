@@ -19,7 +19,7 @@ function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// Text of unknown direction and script that leaves its surroundings alone.
+// Text of unknown direction and script, isolated from its surroundings.
 function foreign(text, tag = "bdi") {
   return el(tag, { class: "foreign" }, text);
 }
@@ -30,12 +30,12 @@ function freshId(name) {
   return `${name}-${lastId}`;
 }
 
-// Something wide, in a region that scrolls by itself.
+// A wide element in a region with its own scroll bar.
 function scrolling(name, inside) {
   return el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": name }, inside);
 }
 
-// A drawing with its words below it.
+// A drawing with its caption.
 function figure(drawing, caption, more = []) {
   return el("figure", {}, drawing, el("figcaption", {}, ...caption), ...more);
 }
@@ -50,7 +50,7 @@ function table(headings, rows, caption) {
   );
 }
 
-// The numbers behind a drawing, made when they are asked for.
+// The numbers of a drawing as a table, built when it is opened.
 function numbers(headings, rows, caption) {
   const inside = scrolling(caption, "");
   const details = el("details", { class: "numbers" }, el("summary", {}, "as a table"), inside);
@@ -58,7 +58,7 @@ function numbers(headings, rows, caption) {
   return details;
 }
 
-// A row of choices of which one holds; arrow keys move between them, as in any group of radio buttons.
+// A group of radio buttons.
 function choices(name, options, chosen, change) {
   const group = freshId("choice");
   return el(

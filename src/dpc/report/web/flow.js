@@ -1,4 +1,4 @@
-// The heat map of one instance: who reads from whom, layer by layer.
+// The heat map of one instance: how much each token reads from each other token, layer by layer.
 
 const MARGIN = { left: 108, top: 100, right: 6, bottom: 4 };
 const CELL = [5, 15];
@@ -27,8 +27,8 @@ class FlowView {
     this.flow = instance.flow;
     this.maps = maps;
     this.first = this.flow.groups[1][1];
-    const shallow = Math.floor(this.flow.layers.length / 4);
-    this.state = { layer: shallow, quantity: "saliency", scale: "log", span: "layer", row: null, column: null, picked: 0 };
+    this.keyToken = instance.decision?.key ?? null;
+    this.state = { layer: this.flow.opens, quantity: "saliency", scale: "log", span: "layer", row: null, column: null, picked: 0 };
     this.state.picked = this.lastReader();
     this.base = el("canvas", {});
     this.overlay = el("canvas", { class: "overlay" });
@@ -49,7 +49,7 @@ class FlowView {
       choices("scale", [["log", "log"], ["linear", "linear"]], "log", (scale) => this.set({ scale })),
       choices("colours span", [["layer", "this layer"], ["all", "all layers"]], "layer", (span) => this.set({ span })),
     );
-    const help = el("p", { class: "note", id: freshId("help") }, "Rows read, columns are read. Point at a cell for its value; click a row, or move with the arrow keys and press Enter, to see what its token read from. Page up and down change the layer.", this.pooled());
+    const help = el("p", { class: "note", id: freshId("help") }, "A row is a token that reads, a column one that is read. Point at a cell for its value. Click a row, or move with the arrow keys and press Enter, to see what its token read from. Page up and page down change the layer.", this.pooled());
     this.region = el("div", { class: "scroll map", tabindex: "0", role: "application", "aria-roledescription": "heat map", "aria-label": "Heat map of the flow between tokens", "aria-describedby": help.id }, el("div", { class: "layers" }, this.base, this.overlay));
     this.listen();
     const side = el("div", { class: "side" }, this.curves, this.reading);
@@ -77,7 +77,7 @@ class FlowView {
     region.addEventListener("focus", () => this.state.row === null && region.matches(":focus-visible") && this.point({ row: this.map().rows - 1, column: 0 }));
   }
 
-  // The last row that reads anything: what follows the last token has no part in the loss, so that row is empty.
+  // The last row with a value: the token after the last one is not in the loss, so the last row is empty.
   lastReader() {
     const { rows, columns, code } = this.map();
     const reads = (row) => Array.from({ length: columns }, (_, column) => code(this.state.layer, row, column)).some(Boolean);
@@ -124,8 +124,8 @@ class FlowView {
     if (!this.region.clientWidth) return;
     const { rows, columns, values, code } = this.map();
     const { layer } = this.state;
-    const room = (this.region.clientWidth - MARGIN.left - MARGIN.right) / columns;
-    this.cell = Math.min(Math.max(Math.floor(room), CELL[0]), CELL[1]);
+    const wide = (this.region.clientWidth - MARGIN.left - MARGIN.right) / columns;
+    this.cell = Math.min(Math.max(Math.floor(wide), CELL[0]), CELL[1]);
     const size = { width: MARGIN.left + columns * this.cell + MARGIN.right, height: MARGIN.top + rows * this.cell + MARGIN.bottom };
     const context = this.sized(this.base, size);
     const { low, high, part } = this.scaling();
@@ -166,7 +166,8 @@ class FlowView {
       context.textAlign = "right";
       context.fillText(this.name(row + this.first), MARGIN.left - 6, MARGIN.top + (row + 0.5) * this.cell, MARGIN.left - 26);
     }
-    for (let column = 0; column < columns; column += every) this.upright(context, "left", this.name(column), MARGIN.left + (column + 0.5) * this.cell, MARGIN.top - 12);
+    const first = this.keyToken === null ? 0 : this.keyColumn() % every;
+    for (let column = first; column < columns; column += every) this.upright(context, "left", this.name(column), MARGIN.left + (column + 0.5) * this.cell, MARGIN.top - 12);
     this.flow.groups.forEach(([name, start, stop], at) => {
       const [from, to] = [MARGIN.left + start * this.cell, MARGIN.left + stop * this.cell];
       context.fillStyle = quiet;
@@ -185,6 +186,20 @@ class FlowView {
     });
     context.fillStyle = orange;
     for (const token of this.flow.gathering[this.state.quantity][this.state.layer]) this.triangle(context, Math.floor(token / this.flow.pool));
+    if (this.keyToken !== null) this.markKey(context, rows);
+  }
+
+  keyColumn() {
+    return Math.floor(this.keyToken / this.flow.pool);
+  }
+
+  // The key token's column: a frame, and its name in the same colour.
+  markKey(context, rows) {
+    const column = this.keyColumn();
+    context.strokeStyle = context.fillStyle = styled("--blue");
+    context.lineWidth = 2;
+    context.strokeRect(MARGIN.left + column * this.cell - 1, MARGIN.top - 1, this.cell + 2, rows * this.cell + 2);
+    this.upright(context, "left", this.name(column), MARGIN.left + (column + 0.5) * this.cell, MARGIN.top - 12);
   }
 
   name(column) {
@@ -219,13 +234,15 @@ class FlowView {
     }
     const { quantity, layer, scale } = this.state;
     const tokens = this.flow.gathering[quantity][layer];
-    const marked = tokens.length ? `soft ${tokens.length === 1 ? "token" : "tokens"} ${tokens.join(", ")}` : "no soft token";
+    const marked = tokens.length ? `virtual ${tokens.length === 1 ? "token" : "tokens"} ${tokens.join(", ")}` : "no virtual token";
+    const key = this.keyToken === null ? "" : el("span", { class: "key-column" }, el("span", { class: "frame", "aria-hidden": "true" }), ` key token of the corruption: virtual token ${this.keyToken}`);
     const from = scale === "log" ? `≤ ${written(low)}` : "0";
     const { error, low: bottom } = this.map();
     this.legend.replaceChildren(
       el("span", { class: "ramp" }, el("span", {}, from), bar, el("span", {}, written(high))),
-      el("span", { class: "marks" }, el("span", { class: "triangle", "aria-hidden": "true" }, "▼"), ` gathers more than ${this.instance.k} times the mean of the soft tokens here: ${marked}`),
-      el("span", { class: "quiet" }, `Values are kept to ±${(100 * error).toFixed(1)}%; those under ${written(bottom)} are shown as that.`),
+      el("span", { class: "marks" }, el("span", { class: "triangle", "aria-hidden": "true" }, "▼"), ` gathers more than ${this.instance.k} times the mean of the virtual tokens in this layer: ${marked}`),
+      key,
+      el("span", { class: "quiet" }, `Values are accurate to ±${(100 * error).toFixed(1)}%; those under ${written(bottom)} are shown as ${written(bottom)}.`),
     );
   }
 
@@ -268,7 +285,7 @@ class FlowView {
     event.preventDefault();
   }
 
-  // Scroll the cell that keys moved to into sight.
+  // Scroll the cell that the keys moved to into view.
   follow() {
     const { row, column } = this.state;
     const x = MARGIN.left + column * this.cell;
@@ -297,7 +314,7 @@ class FlowView {
     context.strokeRect(MARGIN.left + column * this.cell - 1, MARGIN.top + row * this.cell - 1, this.cell + 2, this.cell + 2);
   }
 
-  // The value of a cell in words; what lies under the lowest kept value is only known to.
+  // The value of a cell in words; of values under the lowest one only that is known.
   worded(code) {
     return code === 1 ? `≤ ${written(this.map().low)}` : written(this.map().values[code]);
   }
@@ -309,19 +326,19 @@ class FlowView {
     const origin = this.flow.bins[first][0];
     const place = stop - start === 1 ? String(start - origin) : `${start - origin} to ${stop - 1 - origin}`;
     const name = stop - start === 1 ? quoted(this.flow.tokens[start]) : `${quoted(this.flow.tokens[start])} to ${quoted(this.flow.tokens[stop - 1])}`;
-    return group === "prompt" ? `soft token ${place}` : `${name} (${group} ${place})`;
+    return group === "prompt" ? `virtual token ${place}` : `${name} (${group} ${place})`;
   }
 
   tell() {
     const { row, column, layer, quantity, picked } = this.state;
     const { code } = this.map();
     if (row === null) this.readout.textContent = "\u00a0";
-    else if (column > row + this.first) this.readout.textContent = `${this.spoken(row + this.first)} can’t read ${this.spoken(column)}, which comes after it.`;
+    else if (column > row + this.first) this.readout.textContent = `${this.spoken(row + this.first)} can’t read ${this.spoken(column)}, which comes later.`;
     else this.readout.textContent = `Layer ${this.flow.layers[layer]}: ${this.spoken(row + this.first)} reads ${this.spoken(column)}: ${quantity} ${this.worded(code(layer, row, column))}`;
     this.tellReading(picked);
   }
 
-  // What the picked token read from: the sequence up to it, shaded, and the columns that it read most.
+  // What the picked token read from: the sequence up to it, shaded, and the columns it reads most.
   tellReading(picked) {
     const { layer, quantity } = this.state;
     const { values, code, low } = this.map();

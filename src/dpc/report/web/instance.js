@@ -1,4 +1,4 @@
-// One instance: question, both rationales, the decision and what it rests on, and the flow where there is a map of it.
+// One instance: question, both rationales, the decision with its evidence, and the flow where there is a map.
 
 const OUTCOMES = {
   fixed: "fixed", broken: "broken", both_right: "both right", both_wrong: "both wrong", right: "right", wrong: "wrong",
@@ -12,14 +12,21 @@ function methodName(name) {
   return { dpc: "DPC", act: "ACT" }[name] ?? name.replaceAll("_", " ");
 }
 
-// What the trigger made of an instance, in a sentence.
-function decisionSentence({ triggered, ratio, tau, key, masks, reason }) {
-  if (triggered === undefined) return "This method answers once: nothing was judged.";
-  const masked = key === null ? "" : masks ? ` with soft token ${key} masked` : ` with soft token ${key} as the key token`;
-  if (ratio === null && triggered) return `Answered again without asking the trigger${masked && `,${masked}`}.`;
-  if (ratio === null) return `Not judged (${reason ?? "no influence was measured"}): the first answer stands.`;
-  if (triggered) return `R = ${share(ratio, tau)} exceeds τ = ${share(tau, ratio)}: answered again${masked}.`;
-  return `R = ${share(ratio, tau)} does not exceed τ = ${share(tau, ratio)}: the first answer stands.`;
+// The corruption of a decision, as the end of a sentence.
+function corruptionWords({ key, corruption }) {
+  const about = [key === null ? "" : `virtual token ${key}`, corruption ?? ""].filter(Boolean).join(", ");
+  return about && ` (${about})`;
+}
+
+// What the trigger decided about an instance, in a sentence.
+function decisionSentence(decision) {
+  if (!decision) return "This method answers once: there is no decision.";
+  const { triggered, judged, trigger, symbol, statistic, threshold, reason } = decision;
+  const then = triggered ? `answered again with a corrupted prompt${corruptionWords(decision)}` : "the first answer is kept";
+  if (!judged) return `Not judged (${reason ?? "no reason recorded"}): ${then}.`;
+  if (statistic === null) return `Trigger “${trigger}”: ${then}.`;
+  const [value, limit] = [statisticWords(statistic, threshold, trigger), statisticWords(threshold, statistic, trigger)];
+  return `${symbol} = ${value} ${triggered ? "exceeds" : "does not exceed"} τ = ${limit}: ${then}.`;
 }
 
 function graded(pass, gold) {
@@ -35,29 +42,34 @@ function rationale(title, pass, runs, mark, gold) {
 }
 
 function rationales(instance) {
-  const { first, second, gold, triggered } = instance;
+  const { first, second, gold, decision } = instance;
   if (!second) return [rationale("Rationale", first, [[first.text, true]], "del", gold)];
   const [before, after] = compared(first.text, second.text);
-  const title = triggered === false ? "Second rationale, had it triggered" : "Second rationale, with the corrupted prompt";
+  const title = decision?.triggered === false ? "Second rationale, if it had triggered" : "Second rationale, with the corrupted prompt";
   const same = first.text === second.text;
   return [
     el("div", { class: "pair" }, rationale("First rationale", first, before, "del", gold), rationale(title, second, after, "ins", gold)),
-    el("p", { class: "note" }, same ? "Both are the same, word by word." : "Marked: words that stand in one of the two only."),
+    el("p", { class: "note" }, same ? "Both are the same, word by word." : "Marked: words that only one of the two has."),
   ];
 }
 
 function evidence(instance) {
-  const { ratio, influence, left_out: leftOut, profile } = instance;
+  const { decision } = instance;
+  if (!decision) return [];
+  const { trigger, symbol, statistic, threshold, influence, left_out: leftOut, profile, more } = decision;
   const parts = [];
   if (influence?.length) parts.push(influenceChart(instance));
-  else if (leftOut) parts.push(el("p", { class: "note" }, "Its influence along the rationale is left out to keep this page small; the records hold it."));
+  else if (leftOut) parts.push(el("p", { class: "note" }, "The influence along the rationale is not on this page, to keep it small; it is in the records."));
   const pair = [];
-  if (ratio !== null && ratio !== undefined) {
-    pair.push(figure(ratioChart(instance), [`R = ${share(ratio, instance.tau)} against τ = ${share(instance.tau, ratio)}: the trigger fires where R is larger.`]));
+  if (statistic !== null) {
+    const [value, limit] = [statisticWords(statistic, threshold, trigger), statisticWords(threshold, statistic, trigger)];
+    pair.push(figure(statisticChart(decision), [`${symbol} = ${value}, τ = ${limit}: an instance triggers where ${symbol} is larger.`]));
   }
   if (profile?.length) pair.push(profileChart(instance));
   if (pair.length) parts.push(el("div", { class: "pair" }, pair));
-  return parts.length ? [el("h4", {}, "How the prompt influences the rationale"), ...parts] : [];
+  const figures = Object.entries(more);
+  if (figures.length) parts.push(table(["figure", "value"], figures.map(([name, value]) => [foreign(name), written(value)]), "Further figures of the trigger"));
+  return parts.length ? [el("h4", {}, "Evidence of the decision"), ...parts] : [];
 }
 
 function everyAnswer(instance) {
@@ -74,7 +86,7 @@ function instanceView(instance) {
     "article",
     { class: "instance", "aria-labelledby": id },
     el("h3", { id, tabindex: "-1" }, foreign(instance.id), " ", badge(instance.outcome)),
-    el("p", { class: "lead" }, decisionSentence(instance)),
+    el("p", { class: "lead" }, decisionSentence(instance.decision)),
     el("h4", {}, "Question"),
     el("div", { class: "text question", dir: "auto" }, question),
     options.length ? el("ul", { class: "options" }, options.map((option) => el("li", {}, foreign(option)))) : "",

@@ -1,7 +1,7 @@
-// The lab: a question, three things to move, and the instance that comes of them. ``LAB`` is what the server told.
+// The lab: a question, three controls, and the traced instance. ``LAB``: settings from the server.
 
 const PAUSE = 150;
-// R is a share: below zero every instance triggers, at one none does.
+// R is a share: below 0 every instance triggers, at 1 none does.
 const ALWAYS = -0.01;
 
 class Lab {
@@ -9,10 +9,11 @@ class Lab {
     this.shown = null;
     this.flow = null;
     this.asking = null;
-    this.question = el("textarea", { rows: "3", id: "question", dir: "auto", spellcheck: "false", required: true });
+    this.question = el("textarea", { rows: "3", id: "question", dir: "auto", spellcheck: "false", required: true, placeholder: "a question as the benchmark asks it" });
+    this.question.value = LAB.example ?? "";
     this.tau = this.slider("tau", "τ, threshold of R", { min: ALWAYS, max: 1, step: "any", value: Math.max(LAB.tau, ALWAYS) }, (value) => (value < 0 ? "always" : value >= 1 ? "never" : value.toFixed(3)));
     this.gamma = this.slider("gamma", "γ, pruned from the other vectors", { min: 0, max: 100, step: "any", value: LAB.gamma }, (value) => `${Number(value.toFixed(1))} %`);
-    const tokens = Array.from({ length: LAB.softTokens }, (_, at) => el("option", { value: at }, `soft token ${at}`));
+    const tokens = Array.from({ length: LAB.softTokens }, (_, at) => el("option", { value: at }, `virtual token ${at}`));
     this.keyOption = el("option", { value: "" }, "the one that gathers most");
     this.token = el("select", { id: "token", onchange: () => this.askAgain(0) }, this.keyOption, tokens);
     this.note = el("p", { class: "note", role: "status", "aria-live": "polite" });
@@ -27,9 +28,9 @@ class Lab {
         "div",
         { class: "controls" },
         el("button", { type: "submit" }, "Ask"),
-        this.tau.label,
-        this.gamma.label,
-        el("label", { for: "token" }, "Mask ", this.token),
+        LAB.movesTau && this.tau.label,
+        LAB.movesCorruption && this.gamma.label,
+        LAB.movesCorruption && el("label", { for: "token" }, "Mask ", this.token),
         el("button", { type: "button", onclick: () => this.reset() }, "Reset"),
       ),
     );
@@ -39,10 +40,11 @@ class Lab {
     const start = this.tau.input.nextElementSibling.value;
     const origin = {
       calibrated: `τ starts at the calibrated threshold, ${start}.`,
-      given: `τ starts where it was asked to, at ${start}.`,
+      given: `τ starts at the given threshold, ${start}.`,
       none: "No threshold was calibrated for this prompt: τ starts in the middle.",
     }[LAB.origin];
-    place.replaceChildren(form, el("p", { class: "note" }, `${origin} Ctrl and Enter ask as well.`), this.note, this.complaint, this.result);
+    const hint = `${LAB.movesTau ? `${origin} ` : ""}Ctrl and Enter ask as well.`;
+    place.replaceChildren(form, el("p", { class: "note" }, hint), this.note, this.complaint, this.result);
     this.question.focus();
   }
 
@@ -66,7 +68,7 @@ class Lab {
     this.askAgain(0);
   }
 
-  // The question that is shown, with what the controls say now.
+  // Ask the shown question again, with the present values of the controls.
   askAgain(pause) {
     clearTimeout(this.timer);
     if (this.shown !== null) this.timer = setTimeout(() => this.ask(this.shown), pause);
@@ -78,7 +80,9 @@ class Lab {
     const asking = new AbortController();
     this.asking = asking;
     const anew = question !== this.shown;
-    const asked = { question, tau: Number(this.tau.input.value), gamma: Number(this.gamma.input.value), token: this.token.value === "" ? null : Number(this.token.value), flow: anew };
+    const tau = LAB.movesTau ? Number(this.tau.input.value) : null;
+    const gamma = LAB.movesCorruption ? Number(this.gamma.input.value) : null;
+    const asked = { question, tau, gamma, token: this.token.value === "" ? null : Number(this.token.value), flow: anew };
     this.result.setAttribute("aria-busy", "true");
     this.note.textContent = anew ? "Answering …" : "Answering again …";
     this.complaint.textContent = "";
@@ -103,7 +107,7 @@ class Lab {
 
   show(question, answer, anew, milliseconds) {
     const instance = readPayload(answer.payload).instances[0];
-    // Maps belong to the first answer: they stay as they are looked at while the corruption changes.
+    // Maps belong to the first answer: they keep their state while the corruption changes.
     if (anew) this.flow = instance.flow ? el("section", {}, el("h4", {}, "The flow of information in the first pass"), flowView(instance)) : null;
     const view = instanceView({ ...instance, flow: null });
     if (this.flow) view.append(this.flow);
@@ -114,7 +118,7 @@ class Lab {
     const { first, saliency, second } = answer.seconds;
     const final = finalPass(instance);
     const found = final.found ? `answer ${final.extracted}` : "no answer found";
-    this.note.textContent = `${instance.triggered ? "Triggered" : "Not triggered"}: ${found}. ${Math.round(milliseconds)} ms; computed once: first answer ${first.toFixed(2)} s, saliency ${saliency.toFixed(2)} s, this second answer ${second.toFixed(2)} s.`;
+    this.note.textContent = `${instance.decision.triggered ? "Triggered" : "Not triggered"}: ${found}. ${Math.round(milliseconds)} ms; computed once: first answer ${first.toFixed(2)} s, saliency ${saliency.toFixed(2)} s, this second answer ${second.toFixed(2)} s.`;
   }
 }
 

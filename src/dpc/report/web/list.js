@@ -1,23 +1,24 @@
-// The instances of a run: filtered, searched, sorted. Only the rows in sight are elements, so thousands stay quick.
+// The instances of a run: filtered, searched, sorted. Only the visible rows are elements, so thousands stay quick.
 
 const ROW = 56;
 const SPARE = 4;
-// Of instances with a baseline to be compared with, and of those without one.
+// With prompt tuning as a baseline, and without it.
 const OUTCOME_GROUPS = [["fixed", "broken", "both_wrong", "both_right"], ["right", "wrong"]];
+const statisticOr = (instance, missing) => instance.decision?.statistic ?? missing;
 const ORDERS = {
   file: ["order of the rows", () => 0],
-  high: ["R, largest first", (a, b) => (b.ratio ?? -1) - (a.ratio ?? -1)],
-  low: ["R, smallest first", (a, b) => (a.ratio ?? 2) - (b.ratio ?? 2)],
+  high: ["largest first", (a, b) => statisticOr(b, -Infinity) - statisticOr(a, -Infinity) || 0],
+  low: ["smallest first", (a, b) => statisticOr(a, Infinity) - statisticOr(b, Infinity) || 0],
 };
 const TESTS = {
   outcome: (instance, value) => instance.outcome === value,
-  trigger: (instance, value) => (instance.triggered === true) === (value === "yes"),
+  trigger: (instance, value) => (instance.decision?.triggered === true) === (value === "yes"),
   found: (instance) => !finalPass(instance).found,
   map: (instance) => Boolean(instance.flow),
 };
 
 class InstanceList {
-  // ``show(instance, moved)`` is called when one is chosen; ``moved`` says that its view should be gone to.
+  // ``show(instance, moved)`` is called when one is chosen; ``moved``: the focus should go to its view.
   constructor(instances, show) {
     this.instances = instances;
     this.show = show;
@@ -44,9 +45,9 @@ class InstanceList {
       this.filter();
     };
     const search = el("input", { type: "search", placeholder: "question, answer or id", oninput: () => change("words")(search.value) });
-    const order = el("select", { onchange: () => change("order")(order.value) }, Object.entries(ORDERS).map(([value, [words]]) => el("option", { value }, words)));
+    const order = el("select", { onchange: () => change("order")(order.value) }, Object.entries(ORDERS).map(([value, [words]]) => el("option", { value }, value === "file" ? words : `${this.symbol()}, ${words}`)));
     const outcomes = OUTCOME_GROUPS.filter((group) => group.some((value) => this.count("outcome", value))).flat();
-    const judged = this.instances.some((each) => each.triggered !== undefined);
+    const judged = this.instances.some((each) => each.decision);
     return el(
       "div",
       { class: "controls" },
@@ -57,6 +58,11 @@ class InstanceList {
       this.tick("found", "no answer found", change),
       this.tick("map", "with a heat map", change),
     );
+  }
+
+  // What the statistic of these decisions is called.
+  symbol() {
+    return this.instances.find((each) => each.decision)?.decision.symbol ?? "R";
   }
 
   count(name, value) {
@@ -101,9 +107,9 @@ class InstanceList {
   }
 
   row(instance, place) {
-    const { ratio, triggered } = instance;
+    const { decision } = instance;
     const chosen = instance === this.chosen;
-    const judged = triggered === undefined ? "" : el("span", { class: "ratio" }, ratio === null ? "–" : `R ${share(ratio, instance.tau)}`, triggered ? el("span", { class: "fired" }, " triggered") : "");
+    const judged = decision ? el("span", { class: "ratio" }, decision.statistic === null ? "–" : `${decision.symbol} ${statisticWords(decision.statistic, decision.threshold, decision.trigger)}`, decision.triggered ? el("span", { class: "fired" }, " triggered") : "") : "";
     const row = el(
       "div",
       { id: `row-${place}`, role: "option", "data-place": place, "aria-selected": String(chosen), "aria-setsize": this.shown.length, "aria-posinset": place + 1, class: chosen ? "row chosen" : "row" },

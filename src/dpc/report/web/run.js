@@ -1,4 +1,4 @@
-// The page of a run: its list of instances, and the one that is looked at, which the address names.
+// The page of a run: its list of instances, and the chosen one, whose id is in the address.
 
 function startRun(place, { instances }) {
   const detail = el("div", { class: "detail" });
@@ -18,11 +18,11 @@ function startRun(place, { instances }) {
     return match && instances.find((each) => encodeURIComponent(each.id) === match[1]);
   };
   window.addEventListener("hashchange", () => named() && list.open(named(), true));
-  const worth = [(each) => each.flow && each.outcome === "fixed", (each) => each.flow && each.triggered, (each) => each.flow, (each) => each.triggered].map((test) => instances.find(test));
+  const worth = [(each) => each.flow && each.outcome === "fixed", (each) => each.flow && each.decision?.triggered, (each) => each.flow, (each) => each.decision?.triggered].map((test) => instances.find(test));
   const first = named() ?? worth.find(Boolean) ?? instances[0];
   if (first) {
     list.open(first, false);
-    // The address of a page that nobody touched stays as it was given.
+    // The address changes only when an instance is chosen.
     clearTimeout(noted);
   }
   if (named()) place.scrollIntoView();

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dpc.errors import UserError
-from dpc.methods import check_methods
+from dpc.methods import check_methods, get_method, get_methods
 from dpc.settings import Settings, mistakes, read_assignments
 from dpc.tasks import get_task
 from dpc.zoo import SETTINGS
+
+if TYPE_CHECKING:
+    from dpc.methods.method import Method
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 DTYPES = get_args(Dtype)
@@ -39,6 +42,44 @@ class Recipe(BaseModel):
     seeds: int = Field(1, ge=1, description="prompts tuned, each from a seed of its own")
     analyze: bool = Field(True, description="draw the figures of the paper")
     settings: Settings = Field(default_factory=Settings)
+
+    @property
+    def chosen(self) -> list[Method]:
+        """The methods as values. Raises ``UserError`` as ``get_methods`` does."""
+        return get_methods(self.methods)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether one of the methods needs a soft prompt."""
+        return any("prompt" in method.requires for method in self.chosen)
+
+    @property
+    def calibrates(self) -> list[Method]:
+        """One method for each trigger whose threshold is to be chosen: ``dpc`` for the trigger ``flow``."""
+        found = {m.calibrated: get_method("dpc") if m.calibrated == "flow" else m for m in self.chosen}
+        return [method for name, method in found.items() if name is not None]
+
+    @property
+    def searches_heads(self) -> bool:
+        """Whether heads are searched for ACT."""
+        return any("act_heads" in method.requires for method in self.chosen)
+
+    @property
+    def draws_figures(self) -> bool:
+        """Whether figures are drawn: they show what DPC looks at."""
+        return self.analyze and "dpc" in self.methods
+
+    def directories(self, output: Path) -> dict[int, Path]:
+        """The run directory of each tuning seed: ``output`` itself for one seed, ``seed-N`` in it for several."""
+        first = self.settings.tuning.seed
+        if self.seeds == 1:
+            return {first: output}
+        return {seed: output / f"seed-{seed}" for seed in range(first, first + self.seeds)}
+
+    def settings_of(self, seed: int) -> Settings:
+        """The settings with another seed of tuning."""
+        tuning = self.settings.tuning.model_copy(update={"seed": seed})
+        return self.settings.model_copy(update={"tuning": tuning})
 
     @field_validator("task")
     @classmethod
@@ -111,8 +152,8 @@ def _draft(name: str, values: dict[str, Any], wrong: list[str]) -> Draft:
         try:
             return Draft(name, Recipe.model_validate(values), tuple(wrong), tuple(doubtful))
         except ValidationError as error:
-            for place, mistake in mistakes(error):
-                wrong.append(mistake + _did_you_mean(place))
+            for place, mistake in mistakes(error, Recipe):
+                wrong.append(mistake)
                 doubtful.append(place)
                 _drop(values, place)
 
@@ -124,15 +165,6 @@ def _drop(values: dict[str, Any], place: Place) -> None:
         _drop(inner, place[1:])
     else:
         values.pop(place[0], None)
-
-
-def _did_you_mean(place: Place) -> str:
-    fields: Any = Recipe.model_fields
-    for name in place[:-1]:
-        kind = fields[name].annotation if name in fields else None
-        fields = getattr(kind, "model_fields", {})
-    near = get_close_matches(place[-1], fields, 1) if place[-1] not in fields else []
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,340 @@
+"""The functions of ``import dpc``: for notebooks and scripts, the same code as the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from dpc.engine import Decoder, Request
+from dpc.errors import UserError
+from dpc.flow.saliency import prompt_saliency
+from dpc.methods import METHODS, get_method
+from dpc.methods.method import Method
+from dpc.model.lm import FrozenLM, load_lm, wrap_model
+from dpc.prompt.soft_prompt import SoftPrompt, load_adapter, prompt_of
+from dpc.records.directory import RunDirectory
+from dpc.records.results import Results
+from dpc.report import write_page
+from dpc.report.notebook import results_html, results_text
+from dpc.run.data import Data
+from dpc.run.generate import answer_questions
+from dpc.run.reporter import SILENT, Reporter
+from dpc.run.session import Session, TracedQuestion
+from dpc.run.setup import calibration_file, check_width, load_setup, refuse_to_shrink
+from dpc.run.stages import calibrate_method, evaluate_methods, threshold_text, tune_prompt
+from dpc.settings import Settings, parse_settings
+from dpc.tasks import Task, get_task
+from dpc.types import Answer, Example
+from dpc.zoo import SETTINGS
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Choices = Settings | Mapping[str, Any] | None
+"""Settings: ``{"method.gamma": 20}``; None for the defaults. docs/configuration.md lists every one."""
+
+
+def load_model(
+    model: str | Path | FrozenLM | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> FrozenLM:
+    """A frozen causal language model: ``zoo`` (ships with dpc), a hub id, a folder, or a model object of your own.
+
+    tokenizer: needed with a model object, which is used as it is. dtype: float32, bfloat16, float16, float64 or auto
+    (the checkpoint's own on a GPU, float32 on a CPU). device: cpu, cuda, cuda:1 or auto.
+    Raises ``UserError`` for a model that is not there, not whole, or cannot be decoded exactly.
+    """
+    if isinstance(model, FrozenLM):
+        return model
+    if isinstance(model, str | Path):
+        with _without_bars():
+            return load_lm(
+                str(model), dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+            )
+    if tokenizer is None:
+        raise UserError("load_model: a model object needs its tokenizer: load_model(model, tokenizer)")
+    return wrap_model(model, tokenizer)
+
+
+def load_prompt(lm: FrozenLM, prompt: str | Path | SoftPrompt | PeftModel) -> SoftPrompt:
+    """A soft prompt: from the folder of a PEFT adapter, or from a ``PeftModel`` with a prompt-tuning adapter.
+
+    Raises ``UserError`` for a folder without such an adapter, or a prompt for another model.
+    """
+    if isinstance(prompt, str | Path):
+        return load_adapter(lm, Path(prompt))
+    found = prompt if isinstance(prompt, SoftPrompt) else prompt_of(prompt)
+    check_width(lm, found)
+    return found
+
+
+def tune(
+    lm: FrozenLM,
+    task: str | Task,
+    output: str | Path,
+    *,
+    data: str | None = None,
+    settings: Choices = None,
+    progress: Reporter = SILENT,
+) -> SoftPrompt:
+    """Tune a soft prompt on the task's train split; the best on its dev split is written to ``output`` (PEFT adapter).
+
+    The same call goes on where an earlier one was interrupted. Raises ``UserError`` for rows that cannot be read or do
+    not fit the model's context, or where ``output`` was begun from something else.
+    """
+    chosen = _settings(lm, settings)
+    train, dev = _data(task, "train", data, chosen), _data(task, "dev", data, chosen)
+    with RunDirectory(Path(output)).lock():
+        tune_prompt(lm, train, dev, chosen, Path(output), resume=True, report=progress)
+    return load_adapter(lm, Path(output))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A threshold, chosen on ``n`` rows. curve: accuracy and trigger rate at every candidate."""
+
+    tau: float
+    n: int
+    curve: list[dict[str, float]]
+
+    def __repr__(self) -> str:
+        chosen = next(point for point in self.curve if point["tau"] == self.tau)
+        return f"Calibrated({threshold_text(self.tau)}, trigger rate {chosen['trigger_rate']:.1%}, n={self.n})"
+
+
+def calibrate(
+    lm: FrozenLM,
+    task: str | Task,
+    *,
+    prompt: str | Path,
+    method: str | Method = "dpc",
+    data: str | None = None,
+    split: str = "dev",
+    limit: int | None = None,
+    force: bool = False,
+    settings: Choices = None,
+    progress: Reporter = SILENT,
+) -> Calibrated:
+    """Choose the threshold of a method's trigger on a split, and store it in the folder ``prompt``.
+
+    force: replace a calibration that was made on more rows. Raises ``UserError`` for the test split, a method without a
+    threshold, or, without ``force``, fewer rows than those of the stored calibration.
+    """
+    if split == "test":
+        raise UserError("split='test': a threshold that is chosen on test rows spoils the test; expected dev or train")
+    chosen, folder, value = _settings(lm, settings), Path(prompt), _method(method)
+    rows, soft_prompt, run = _data(task, split, data, chosen, limit), load_adapter(lm, folder), RunDirectory(folder)
+    if not force and value.calibrated is not None:
+        refuse_to_shrink(folder / calibration_file(value.calibrated), len(rows.examples))
+    with run.lock():
+        stored = calibrate_method(lm, soft_prompt, folder, rows, chosen, run, value, progress)
+    return Calibrated(float(stored["tau"]), int(stored["n"]), stored["curve"])
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results of methods on a split. run: the folder with records, ``results.json`` and the page."""
+
+    results: Results
+    run: Path
+
+    def __repr__(self) -> str:
+        return results_text(self.results)
+
+    def _repr_html_(self) -> str:
+        return results_html(self.results)
+
+
+def evaluate(
+    lm: FrozenLM,
+    task: str | Task,
+    methods: Sequence[str | Method] = ("prompt_tuning", "dpc"),
+    *,
+    prompt: str | Path | SoftPrompt | PeftModel | None = None,
+    output: str | Path,
+    data: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    tau: float | None = None,
+    settings: Choices = None,
+    progress: Reporter = SILENT,
+) -> Evaluation:
+    """Answer and grade a split with every method; records, results and the page are written to ``output``.
+
+    tau: None for the thresholds that were calibrated for the prompt. The same call goes on where an earlier one was
+    interrupted. Raises ``UserError`` where a method lacks what it needs, or ``output`` was begun from something else.
+    """
+    chosen, values = _settings(lm, settings), [_method(method) for method in methods]
+    rows = _data(task, split, data, chosen, limit)
+    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=rows.task.name, tau=tau)
+    run = RunDirectory(Path(output))
+    with run.lock():
+        results = evaluate_methods(lm, setup, rows, values, chosen, run, progress)
+        write_page(run.path)
+    return Evaluation(results, run.path)
+
+
+@overload
+def generate(  # type: ignore[overload-overlap]
+    lm: FrozenLM,
+    questions: str,
+    *,
+    prompt: str | Path | SoftPrompt | PeftModel | None = ...,
+    method: str | Method = ...,
+    tau: float | None = ...,
+    task: str | Task = ...,
+    settings: Choices = ...,
+) -> Answer: ...
+@overload
+def generate(
+    lm: FrozenLM,
+    questions: Sequence[str],
+    *,
+    prompt: str | Path | SoftPrompt | PeftModel | None = ...,
+    method: str | Method = ...,
+    tau: float | None = ...,
+    task: str | Task = ...,
+    settings: Choices = ...,
+) -> list[Answer]: ...
+def generate(
+    lm: FrozenLM,
+    questions: str | Sequence[str],
+    *,
+    prompt: str | Path | SoftPrompt | PeftModel | None = None,
+    method: str | Method = "dpc",
+    tau: float | None = None,
+    task: str | Task = "zoo",
+    settings: Choices = None,
+) -> Answer | list[Answer]:
+    """Answer one question, or several, with a method; an answer has ``text``, ``decision`` and both passes.
+
+    prompt: None only for the method ``pretrained``. tau: None for the calibrated threshold. task: writes the question
+    as the prompt was tuned on it. Raises ``UserError`` where the method lacks what it needs.
+    """
+    chosen, value, known = _settings(lm, settings), _method(method), _task(task)
+    texts = [questions] if isinstance(questions, str) else list(questions)
+    examples = [Example(str(number), text, "") for number, text in enumerate(texts, 1)]
+    setup = load_setup(lm, _prompt(lm, prompt), [value], chosen, task=known.name, tau=tau)
+    found = dict(answer_questions(lm, known, examples, value, setup, chosen))
+    return found[0] if isinstance(questions, str) else [found[index] for index in range(len(texts))]
+
+
+def trace(
+    lm: FrozenLM,
+    question: str,
+    *,
+    prompt: str | Path | SoftPrompt | PeftModel,
+    method: str | Method = "dpc",
+    tau: float | None = None,
+    token: int | None = None,
+    task: str | Task = "zoo",
+    settings: Choices = None,
+) -> TracedQuestion:
+    """Trace one question through a method of two passes: both answers, the decision, the saliency of every layer.
+
+    token: the virtual token to mask, None for the method's own choice. In a notebook the result shows its page.
+    Raises ``UserError`` for a method of one pass, or where there is no threshold.
+    """
+    found = _prompt(lm, prompt)
+    assert found is not None
+    return Session(lm, _task(task), found, _settings(lm, settings), _method(method), tau).trace(question, token=token)
+
+
+def saliency(
+    lm: FrozenLM,
+    question: str,
+    *,
+    prompt: str | Path | SoftPrompt | PeftModel,
+    rationale: str | None = None,
+    layers: Sequence[int] | None = None,
+    task: str | Task = "zoo",
+    settings: Choices = None,
+) -> xr.DataArray:
+    """Saliency (Eq 1) of the soft prompt in one instance, as an array with the axes layer, position, virtual_token.
+
+    rationale: None for the model's own greedy answer. Positions are those of question and rationale; the coordinate
+    ``token`` is their text, ``part`` is question or rationale. ``attrs``: the rationale's loss in nats per token, and
+    the head reduction. Raises ``UserError`` for an empty rationale, or a model whose attention cannot be reproduced.
+    """
+    import xarray as xr
+
+    chosen, known = _settings(lm, settings), _task(task)
+    folder = _prompt(lm, prompt)
+    soft_prompt = load_adapter(lm, folder) if isinstance(folder, Path) else folder
+    assert soft_prompt is not None
+    asked = lm.encode(known.prompt(Example("1", question, "")))
+    if rationale is None:
+        limit = chosen.decoding.max_new_tokens or known.max_new_tokens
+        [answer] = Decoder(lm, chosen.decoding).all([Request(asked, soft_prompt)], limit)
+        written: Sequence[int] = answer.ids
+    else:
+        written = lm.encode_continuation(rationale)
+    reduction = chosen.method.head_reduction
+    [found] = prompt_saliency(lm, soft_prompt.vectors, [asked], [written], layers, reduction)
+    return xr.DataArray(
+        found.scores.cpu().numpy(),
+        dims=("layer", "position", "virtual_token"),
+        coords={
+            "layer": list(found.layers),
+            "position": range(len(asked) + len(written)),
+            "virtual_token": range(len(soft_prompt.vectors)),
+            "token": ("position", lm.token_texts([*asked, *written])),
+            "part": ("position", ["question"] * len(asked) + ["rationale"] * len(written)),
+        },
+        name="saliency",
+        attrs={"loss": found.loss, "head_reduction": reduction},
+    )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' progress bars, which outlast the loading in a notebook."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _settings(lm: FrozenLM, given: Choices) -> Settings:
+    if isinstance(given, Settings):
+        return given
+    texts = [f"{name}={value}" for name, value in (given or {}).items()]
+    return parse_settings(texts, SETTINGS if lm.name == "zoo" else {})
+
+
+def _task(task: str | Task) -> Task:
+    return task if isinstance(task, Task) else get_task(task)
+
+
+def _method(method: str | Method) -> Method:
+    if not isinstance(method, Method):
+        return get_method(method)
+    if method.name in METHODS and method != get_method(method.name):
+        raise UserError(f"method {method.name}: has the name of one that ships with dpc; choose another name")
+    return method
+
+
+def _data(task: str | Task, split: str, source: str | None, settings: Settings, limit: int | None = None) -> Data:
+    return Data.load(_task(task), split, source, limit, settings.task)
+
+
+def _prompt(lm: FrozenLM, prompt: str | Path | SoftPrompt | PeftModel | None) -> Path | SoftPrompt | None:
+    if prompt is None or isinstance(prompt, SoftPrompt | Path):
+        return prompt
+    return Path(prompt) if isinstance(prompt, str) else load_prompt(lm, prompt)

@@ -1,0 +1,243 @@
+"""Compare decoding in slots with the model's own eager attention before first use. A model that differs is refused.
+
+The passes are those of ``SlotModel``: a prompt prefix, packed and padded layouts, drafts of several tokens, rows at
+different positions, and a slot that is used again. The reference is one eager forward pass of each row alone, without
+any cache.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dpc.engine.packed import Reading, pack
+from dpc.engine.slot_model import SlotModel
+from dpc.errors import UserError
+from dpc.model.blocks import replaced_forward
+from dpc.model.capture import SUPPORTED
+from dpc.model.eager_check import (
+    attention_modules,
+    check_length,
+    check_reproduces,
+    eager_reference,
+    pass_tolerance,
+    require_equal,
+)
+from dpc.model.lm import FrozenLM
+from dpc.prompt.prefix import PromptPrefix, compute_prefixes
+
+# Largest relative Frobenius error of an attention module's output, over the tokens of one row and on equal inputs.
+_LAYER_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_LAYER_TOLERANCE_16_BITS = 0.05
+# Virtual tokens of the prompt, and the shortest context that the check fits into.
+_PROMPT, _CONTEXT = 3, 17
+
+# Models that passed. Weak references: the result belongs to the model object.
+_REPRODUCED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
+
+
+def check_slots_reproduce(lm: FrozenLM) -> None:
+    """Compare passes in slots with the model's own eager attention on each row alone, once per model object.
+
+    Compared are what enters every block, the output of every attention module, and the logits. Each block continues
+    with the hidden states of the reference, so that rounding does not accumulate and 16 bits allow a small tolerance.
+    Compiled passes and CUDA graphs are not run.
+
+    Raises:
+        UserError: decoding in slots would differ from the model itself; or the model is in training mode.
+    """
+    check_reproduces(lm)
+    if lm.model in _REPRODUCED:
+        return
+    if lm.context < _CONTEXT:
+        raise UserError(f"model {lm.name!r}: a context of {lm.context} tokens, expected at least {_CONTEXT}")
+    modules = attention_modules(lm)
+    missing = sorted(set(range(lm.layers)) - set(modules))
+    if missing:
+        raise UserError(f"model {lm.name!r}: no softmax attention in layers {missing}, expected it in all; {SUPPORTED}")
+    with torch.inference_mode():
+        _compare_passes(_Comparison(lm, modules))
+    _REPRODUCED.add(lm.model)
+
+
+def _compare_passes(comparison: _Comparison) -> None:
+    lm, length = comparison.lm, check_length(comparison.lm)
+    generator = torch.Generator().manual_seed(0)
+    counts = (_PROMPT, length - _PROMPT, 12 + 3 + 1 + 1)
+    ids = [torch.randint(lm.vocab_size, (count,), generator=generator).tolist() for count in counts]
+    vectors = lm.embed(torch.tensor(ids[0], device=lm.device))
+    long, short = comparison.alone(vectors, ids[1]), comparison.alone(vectors[:0], ids[2])
+    slots, prefix = SlotModel(lm, 4, recorded=False), comparison.prefix(vectors, long)
+    slots.insert([3, 0], [prefix, None])
+    # The long row has eight tokens left after its question.
+    left = length - 8
+    comparison.packed(slots, "questions", [long.part(3, _PROMPT, left - _PROMPT), short.part(0, 0, 12)])
+    # The short row goes on in another slot. The first tokens of the long row enter the slot that it leaves.
+    slots.move(0, 1, 12)
+    slots.insert([0], [prefix])
+    parts = [long.part(3, left, 4), short.part(1, 12, 3), long.part(0, _PROMPT, 3)]
+    comparison.packed(slots, "drafts and a question", parts)
+    parts = [long.part(3, left + 4, 3), short.part(1, 15, 1), long.part(0, _PROMPT + 3, 2)]
+    comparison.padded(slots, "drafts", parts)
+    parts = [long.part(3, left + 7, 1), short.part(1, 16, 1), long.part(0, _PROMPT + 5, 1)]
+    comparison.padded(slots, "single tokens", parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Alone:
+    """The reference: one row alone, under the model's own eager attention.
+
+    ids: of the tokens, which follow ``prompt`` virtual tokens. entered: for each layer, what entered its block.
+    attended: for each layer, what its attention module returned.
+    """
+
+    ids: list[int]
+    prompt: int
+    entered: Mapping[int, Float[Tensor, "position d"]]
+    attended: Mapping[int, Float[Tensor, "position d"]]
+    logits: Float[Tensor, "position vocab"]
+
+    def part(self, slot: int, start: int, count: int) -> tuple[_Alone, Reading]:
+        """This row with the reading of ``count`` tokens from position ``start`` on, logits for all of them."""
+        first = start - self.prompt
+        return self, Reading(slot, start, self.ids[first : first + count], kept=count)
+
+
+_Parts = Sequence[tuple[_Alone, Reading]]
+_Place = tuple[_Alone, Int[Tensor, " _"], slice]
+"""A row, which tokens of a pass are its own, and their positions in the row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Comparison:
+    """Passes of one model, each compared with the rows alone. Every method raises ``UserError`` for a difference."""
+
+    lm: FrozenLM
+    modules: Mapping[int, nn.Module]
+
+    def alone(self, vectors: Float[Tensor, "prompt d"], ids: list[int]) -> _Alone:
+        """The reference for the row ``[vectors | ids]``."""
+        lm, recorder = self.lm, _Recorder()
+        embedded = torch.cat([vectors, lm.embed(torch.tensor(ids, device=lm.device))])
+        with eager_reference(lm.model), _observed(lm, self.modules, recorder):
+            logits = lm.model(inputs_embeds=embedded[None], use_cache=False).logits
+        return _Alone(ids, len(vectors), recorder.entered, recorder.attended, logits[0])
+
+    def prefix(self, vectors: Float[Tensor, "prompt d"], row: _Alone) -> PromptPrefix:
+        """The prefix of a soft prompt, compared with the first positions of ``row``."""
+        lm, places = self.lm, [(row, torch.arange(len(vectors)), slice(0, len(vectors)))]
+        # The model computes a prefix with its own choice of attention, which may round more in 16 bits.
+        with _observed(lm, self.modules, _Comparer(lm, "the prompt prefix", places, pass_tolerance(lm.dtype))):
+            [prefix] = compute_prefixes(lm, vectors[None])
+        if len(prefix.keys) != lm.layers:
+            kept = f"keys and values are cached in {len(prefix.keys)} of {lm.layers} layers, expected all"
+            raise UserError(f"model {lm.name!r}: {kept}; {SUPPORTED}")
+        return prefix
+
+    def packed(self, slots: SlotModel, name: str, parts: _Parts) -> None:
+        """A pass without padding."""
+        what, layout = f"a packed pass ({name})", pack([reading for _, reading in parts], self.lm.device)
+        tokens = [(layout.rows == reading.row).nonzero().flatten() for _, reading in parts]
+        with self._compared(what, parts, tokens):
+            logits = slots.packed_logits(layout, trail=False)
+        self._require_logits(what, parts, [logits[share] for share in layout.shares])
+
+    def padded(self, slots: SlotModel, name: str, parts: _Parts) -> None:
+        """A pass of a padded batch."""
+        what, (ids, positions, length) = f"a padded pass ({name})", slots.padded([reading for _, reading in parts])
+        width = ids.shape[1]
+        tokens = [reading.row * width + torch.arange(len(reading.tokens)) for _, reading in parts]
+        with self._compared(what, parts, tokens):
+            logits = slots.padded_logits(ids, positions, length, trail=False)
+        self._require_logits(what, parts, [logits[reading.row, : len(reading.tokens)] for _, reading in parts])
+
+    def _compared(self, what: str, parts: _Parts, tokens: Sequence[Int[Tensor, " _"]]) -> AbstractContextManager[None]:
+        places = [(row, own, slice(part.start, part.stop)) for (row, part), own in zip(parts, tokens, strict=True)]
+        comparer = _Comparer(self.lm, what, places, _layer_tolerance(self.lm.dtype))
+        return _observed(self.lm, self.modules, comparer)
+
+    def _require_logits(self, what: str, parts: _Parts, logits: Sequence[Float[Tensor, "_ vocab"]]) -> None:
+        expected = torch.cat([row.logits[reading.start : reading.stop] for row, reading in parts])
+        tolerance = pass_tolerance(self.lm.dtype)
+        require_equal(self.lm, f"the logits of {what}", torch.cat(list(logits)), expected, tolerance)
+
+
+class _Recorder:
+    """Records a pass of one row: the inputs of blocks, and the outputs of attention modules."""
+
+    def __init__(self) -> None:
+        self.entered: dict[int, Tensor] = {}
+        self.attended: dict[int, Tensor] = {}
+
+    def enter(self, layer: int, hidden: Float[Tensor, "1 time d"]) -> Float[Tensor, "1 time d"]:
+        self.entered[layer] = hidden[0]
+        return hidden
+
+    def leave(self, layer: int, output: Float[Tensor, "1 time d"]) -> None:
+        self.attended[layer] = output[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Comparer:
+    """Compares a pass with the reference, and continues each block with the input that it has in the reference.
+
+    tolerance: for the output of attention modules.
+    """
+
+    lm: FrozenLM
+    what: str
+    places: Sequence[_Place]
+    tolerance: float
+
+    def enter(self, layer: int, hidden: Float[Tensor, "batch time d"]) -> Float[Tensor, "batch time d"]:
+        flat = hidden.flatten(0, 1).clone()
+        tokens = torch.cat([own for _, own, _ in self.places])
+        expected = torch.cat([row.entered[layer][positions] for row, _, positions in self.places])
+        # Embeddings are equal. What a block adds is rounded, and in 16 bits a token may go to another expert.
+        tolerance = (pass_tolerance if layer else _layer_tolerance)(self.lm.dtype)
+        require_equal(self.lm, f"the input of block {layer} in {self.what}", flat[tokens], expected, tolerance)
+        flat[tokens] = expected
+        return flat.view_as(hidden)
+
+    def leave(self, layer: int, output: Float[Tensor, "batch time d"]) -> None:
+        flat, what = output.flatten(0, 1), f"attention of layer {layer} in {self.what}"
+        for row, tokens, positions in self.places:
+            require_equal(self.lm, what, flat[tokens], row.attended[layer][positions], self.tolerance)
+
+
+def _layer_tolerance(dtype: torch.dtype) -> float:
+    return _LAYER_TOLERANCE.get(dtype, _LAYER_TOLERANCE_16_BITS)
+
+
+@contextmanager
+def _observed(lm: FrozenLM, modules: Mapping[int, nn.Module], observer: _Recorder | _Comparer) -> Iterator[None]:
+    """Let ``observer`` see the blocks and attention modules of the passes inside."""
+    with ExitStack() as stack:
+        for layer, module in modules.items():
+            stack.callback(module.register_forward_hook(partial(_leave, observer, layer)).remove)
+        stack.enter_context(replaced_forward(lm.model, lambda *block: partial(_enter, observer, *block)))
+        yield
+
+
+def _enter(
+    observer: _Recorder | _Comparer,
+    layer: int,
+    forward: Callable[..., Any],
+    hidden: Tensor,
+    *arguments: Any,
+    **keywords: Any,
+) -> Any:
+    return forward(observer.enter(layer, hidden), *arguments, **keywords)
+
+
+def _leave(observer: _Recorder | _Comparer, layer: int, module: nn.Module, arguments: Any, output: Any) -> None:
+    observer.leave(layer, output[0] if isinstance(output, tuple) else output)

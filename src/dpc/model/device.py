@@ -1,0 +1,44 @@
+"""The device that a model is loaded to, and the type of its weights there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from dpc.errors import UserError
+
+_TYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device_of(name: str) -> torch.device:
+    """The device called ``name``, where ``auto`` is a CUDA device if there is one and else the CPU.
+
+    Raises ``UserError`` if torch can't compute on it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except torch.OutOfMemoryError:
+        raise
+    # A torch build without the device raises AssertionError or ImportError, a wrong name raises RuntimeError.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0][:120]
+        raise UserError(
+            f"--device {name}: can't be used here ({reason}); expected auto, cpu, cuda or cuda:N"
+        ) from error
+    return device
+
+
+def dtype_for(name: str, device: torch.device) -> torch.dtype | Literal["auto"]:
+    """The type called ``name``. ``auto`` is the checkpoint's own type on a CUDA device, and float32 elsewhere.
+
+    Raises ``UserError`` for an unknown name.
+    """
+    if name == "auto":
+        return "auto" if device.type == "cuda" else torch.float32
+    if name not in _TYPES:
+        raise UserError(f"--dtype {name}: expected one of auto, {', '.join(_TYPES)}")
+    return _TYPES[name]

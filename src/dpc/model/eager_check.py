@@ -1,0 +1,196 @@
+"""Compare our attention with the model's own eager attention before first use. A model that differs is refused."""
+
+from __future__ import annotations
+
+import math
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from dpc.errors import UserError
+from dpc.model.attention_call import AttentionCall
+from dpc.model.attention_switch import AttentionImplementation
+from dpc.model.capture import SUPPORTED, layer_index, observed_attention, require_interface
+from dpc.model.lm import FrozenLM
+
+_REFERENCE = "dpc_eager_reference"
+
+# Largest relative Frobenius error of one layer's attention on equal inputs, computed in float32 or better.
+_LAYER_TOLERANCE = 1e-4
+# Largest error of a whole forward pass: rounding accumulates, and in 16 bits may route a token to another expert.
+_PASS_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_PASS_TOLERANCE_16_BITS = 0.5
+# Positions of the checked sequence; sliding windows up to _LONGEST_WINDOW positions are exceeded by _PAST_WINDOW.
+_LENGTH, _LONGEST_WINDOW, _PAST_WINDOW = 32, 128, 16
+
+# Models that passed, with the name of each layer's attention module. The result belongs to the model object.
+_REPRODUCED: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, str]] = weakref.WeakKeyDictionary()
+
+
+def check_reproduces(lm: FrozenLM) -> None:
+    """Compare captured attention with the model's own eager attention, once per model object.
+
+    One short random sequence runs as a whole, and its end again after a prefix of keys and values. Every layer is
+    compared on equal inputs, then the attention probabilities and logits of the whole forward pass.
+
+    Raises:
+        UserError: the attention of this architecture cannot be reproduced; or the model is in training mode.
+    """
+    model = lm.model
+    if model.training:
+        raise UserError(f"model {lm.name!r}: training mode drops values at random, expected none; call model.eval()")
+    if model in _REPRODUCED:
+        return
+    require_interface(model)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(lm.vocab_size, (1, check_length(lm)), generator=generator)
+    with torch.inference_mode(False), torch.no_grad():
+        embedded = lm.embed(ids.to(lm.device))
+        captured = _captured(lm, embedded)
+        # Without the config, so that layers with a sliding window keep all positions as well. A layer without softmax
+        # attention keeps other state, and has no prefix.
+        cache = DynamicCache() if len(captured.modules) == lm.layers else None
+        with eager_reference(model):
+            own = model(
+                inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None, output_attentions=True
+            )
+        _require_equal_passes(lm, captured, own)
+        if cache is not None:
+            prefix = embedded.shape[1] // 3
+            cache.crop(prefix - embedded.shape[1])
+            after = _captured(lm, embedded[:, prefix:], cache)
+            what = "logits after a prefix"
+            require_equal(lm, what, after.logits, own.logits[:, prefix:], pass_tolerance(lm.dtype))
+    names = {id(module): name for name, module in model.named_modules()}
+    _REPRODUCED[model] = {layer: names[id(module)] for layer, module in captured.modules.items()}
+
+
+def attention_modules(lm: FrozenLM) -> dict[int, nn.Module]:
+    """The module that computes the attention of each layer; layers without softmax attention are left out.
+
+    Raises what ``check_reproduces`` raises.
+    """
+    check_reproduces(lm)
+    return {layer: lm.model.get_submodule(name) for layer, name in _REPRODUCED[lm.model].items()}
+
+
+def check_length(lm: FrozenLM) -> int:
+    """How many positions a checked sequence has: more than a short sliding window, and never more than the context."""
+    config = lm.model.config.get_text_config()
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    short = [window for window in windows if isinstance(window, int) and window <= _LONGEST_WINDOW]
+    return min(max([_LENGTH, *(window + _PAST_WINDOW for window in short)]), lm.context)
+
+
+@contextmanager
+def eager_reference(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model computes attention with its own eager function and mask, in float32 or better.
+
+    In 16 bits the eager function rounds every logit, which can change probabilities by several percent.
+    """
+    AttentionInterface.register(_REFERENCE, _eager_attention)
+    AttentionMaskInterface.register(_REFERENCE, eager_mask)
+    with AttentionImplementation(model).switched(_REFERENCE):
+        yield
+
+
+def _eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
+) -> tuple[Tensor, Tensor]:
+    precision = torch.promote_types(query.dtype, torch.float32)
+    query_key_value = (part.to(precision) for part in (query, key, value))
+    output, attention = _eager_function(module)(module, *query_key_value, attention_mask, **keywords)
+    return output.to(query.dtype), attention
+
+
+def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The eager attention function in the Python module that defines the class of ``module``."""
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise UserError(f"{type(module).__name__} has no eager attention to be compared with; {SUPPORTED}")
+    function: Callable[..., tuple[Tensor, Tensor]] = eager
+    return function
+
+
+def pass_tolerance(dtype: torch.dtype) -> float:
+    """Largest relative Frobenius error between two exact computations of a whole forward pass in ``dtype``."""
+    return _PASS_TOLERANCE.get(dtype, _PASS_TOLERANCE_16_BITS)
+
+
+def require_equal(
+    lm: FrozenLM, what: str, ours: Float[Tensor, "..."], theirs: Float[Tensor, "..."], tolerance: float
+) -> None:
+    """Raise ``UserError``, with ``what`` differs, unless the relative Frobenius error is at most ``tolerance``."""
+    precision = torch.promote_types(ours.dtype, torch.float32)
+    ours, theirs = ours.to(precision), theirs.to(device=ours.device, dtype=precision)
+    difference = float((ours - theirs).norm()) if ours.shape == theirs.shape else math.inf
+    error = difference and difference / max(float(theirs.norm()), torch.finfo(precision).tiny)
+    # Written so that NaN is refused, too.
+    if not error <= tolerance:
+        raise UserError(
+            f"model {lm.name!r}: {what} differs from the model's own by {error:.1e} where at most {tolerance:.0e} was "
+            f"expected, so results would be wrong; {SUPPORTED}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Captured:
+    """A captured pass: the attention module and probabilities of each layer, and the logits."""
+
+    modules: dict[int, nn.Module]
+    attention: dict[int, Float[Tensor, "1 head row column"]]
+    logits: Float[Tensor, "1 row vocab"]
+
+
+def _captured(lm: FrozenLM, embedded: Float[Tensor, "1 row d"], cache: DynamicCache | None = None) -> _Captured:
+    """Run one captured pass, and compare every layer with the model's eager attention function."""
+    modules: dict[int, nn.Module] = {}
+    attention: dict[int, Tensor] = {}
+
+    def compare(module: nn.Module, keywords: dict[str, Any], call: AttentionCall, output: Tensor) -> Tensor:
+        layer = layer_index(module)
+        _require_equal_to_eager(lm, layer, module, keywords, call)
+        modules[layer], attention[layer] = module, _probabilities(call)
+        return output
+
+    with observed_attention(lm.model, compare):
+        output = lm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None)
+    return _Captured(modules, attention, output.logits)
+
+
+def _require_equal_passes(lm: FrozenLM, captured: _Captured, own: Any) -> None:
+    """Compare attention and logits with those that the model returns under its eager attention."""
+    own_attention = [layer for layer in own.attentions or () if layer is not None]
+    seen = sorted(captured.attention)
+    if len(own_attention) != len(seen):
+        reason = f"{len(seen)} attention layers seen where the model itself reports {len(own_attention)}"
+        raise UserError(f"model {lm.name!r}: {reason}; {SUPPORTED}")
+    tolerance = pass_tolerance(lm.dtype)
+    for layer, theirs in zip(seen, own_attention, strict=True):
+        require_equal(lm, f"attention of layer {layer}", captured.attention[layer], theirs, tolerance)
+    require_equal(lm, "the logits", captured.logits, own.logits, tolerance)
+
+
+def _require_equal_to_eager(
+    lm: FrozenLM, layer: int, module: nn.Module, keywords: dict[str, Any], call: AttentionCall
+) -> None:
+    """Compare our probabilities and output with the model's eager attention function."""
+    query, key, value = (part.to(call.precision) for part in (call.query, call.key, call.value))
+    call = replace(call, query=query, key=key, value=value)
+    mask = call.additive_mask(call.rows, call.columns).clamp(min=torch.finfo(query.dtype).min)
+    output, attention = _eager_function(module)(module, query, key, value, mask, **keywords)
+    require_equal(lm, f"attention of layer {layer}", _probabilities(call), attention, _LAYER_TOLERANCE)
+    require_equal(lm, f"output of layer {layer}", call.output(), output.transpose(1, 2), _LAYER_TOLERANCE)
+
+
+def _probabilities(call: AttentionCall) -> Float[Tensor, "batch head row column"]:
+    return call.probabilities(call.rows, call.columns)

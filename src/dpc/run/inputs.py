@@ -1,0 +1,78 @@
+"""What each stage of a run is made from: a stage that was begun from something else is refused, never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from dpc.methods.method import Method, Setup
+from dpc.model.lm import FrozenLM
+from dpc.run.data import Data
+from dpc.settings import Settings
+
+# What is chosen before an evaluation, and only some methods need.
+CHOSEN = ("prompt_sha256", "tau", "trigger_rate", "act_sha256")
+
+
+def describe_model(lm: FrozenLM) -> dict[str, Any]:
+    """What identifies a model."""
+    described = {"name": lm.name, "revision": lm.revision, "dtype": str(lm.dtype).removeprefix("torch.")}
+    return described | ({"trust_remote_code": True} if lm.trust_remote_code else {})
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """Settings that are recorded and do not identify a stage: in float32 they change no answer."""
+    return {"decoding": settings.decoding.model_dump()}
+
+
+def tuning_inputs(lm: FrozenLM, train: Data, dev: Data, settings: Settings) -> dict[str, Any]:
+    """What a tuned prompt follows from."""
+    return {
+        "model": describe_model(lm),
+        "train": train.describe(),
+        "dev": dev.describe(),
+        "tuning": settings.tuning.model_dump(),
+        "max_new_tokens": _max_new_tokens(settings, dev),
+    }
+
+
+def calibration_inputs(
+    lm: FrozenLM, prompt_sha256: str, data: Data, settings: Settings, method: Method | None = None
+) -> dict[str, Any]:
+    """What a calibrated threshold follows from. method: the one whose trigger is calibrated, None for ``dpc``."""
+    own = {} if method is None or not method.source else {"own_method": {"name": method.name, "source": method.source}}
+    return {
+        "model": describe_model(lm),
+        "prompt_sha256": prompt_sha256,
+        "data": data.describe(),
+        "method": settings.method.deciding(),
+        "decoding": {"max_new_tokens": _max_new_tokens(settings, data)},
+        **own,
+    }
+
+
+def evaluation_inputs(lm: FrozenLM, setup: Setup, data: Data, settings: Settings) -> dict[str, Any]:
+    """What the records of an evaluation follow from; ``CHOSEN`` are None where no method needed them yet."""
+    act = None if setup.act_heads is None else {"heads": setup.act_heads, **setup.act.model_dump()}
+    return {
+        "model": describe_model(lm),
+        "prompt_sha256": setup.soft_prompt.sha256 if setup.soft_prompt else None,
+        "tau": setup.tau_of("flow"),
+        "trigger_rate": setup.trigger_rate,
+        "act_sha256": None if act is None else hashlib.sha256(json.dumps(act).encode()).hexdigest(),
+        "data": data.describe(),
+        "method": settings.method.model_dump(),
+        "decoding": {"max_new_tokens": _max_new_tokens(settings, data)},
+    }
+
+
+def own_method_inputs(method: Method, setup: Setup) -> dict[str, Any]:
+    """What the records of a method from a file of one's own follow from, beside the evaluation's inputs."""
+    trigger = method.trigger
+    threshold = None if trigger is None else setup.need_threshold(method.name, trigger)
+    return {"source": method.source, "threshold": threshold}
+
+
+def _max_new_tokens(settings: Settings, data: Data) -> int:
+    return settings.decoding.max_new_tokens or data.task.max_new_tokens

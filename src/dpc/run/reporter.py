@@ -1,0 +1,45 @@
+"""How far a stage is, and who hears of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is. stage: ``tune``, ``calibrate``, ``act``, ``analyze``, or the method that answers.
+
+    done of total: updates, rows, heads or instances, as the stage counts. note: its figures so far, in words.
+    """
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Shows progress and messages: a terminal, a notebook, or nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called after every step of a stage."""
+        ...
+
+    def say(self, text: str) -> None:
+        """A line for the user, such as a chosen threshold."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Ignored."""
+
+    def say(self, text: str) -> None:
+        """Ignored."""
+
+
+SILENT = Silent()

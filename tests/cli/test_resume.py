@@ -56,7 +56,7 @@ def test_an_interrupted_tuning_goes_on_by_the_same_command_to_the_same_prompt(
 def test_after_running_out_of_memory_a_smaller_batch_goes_on_with_the_same_records(
     rows: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["eval", "--output", str(tmp_path), "--prompt", str(run / "prompt"), "--data", str(rows)]
+    command = ["eval", "--output", str(tmp_path), "--prompt", str(run / "prompt"), "--data", str(rows), "--limit", "9"]
     with stopped(RuntimeError("CUDA out of memory"), "dpc", 3):
         assert run_command([*command, "--set", "decoding.batch_size=16"]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
@@ -70,7 +70,9 @@ def test_after_running_out_of_memory_a_smaller_batch_goes_on_with_the_same_recor
     for path, content in kept.items():
         assert path.read_bytes().startswith(content)
     for method in ("pretrained", "prompt_tuning", "dpc"):
-        assert answers(tmp_path, method) == answers(run, method)
+        made = answers(tmp_path, method)
+        assert len(made) == 9
+        assert made.items() <= answers(run, method).items()
     stage = json.loads((tmp_path / "run.json").read_text())["stages"]["eval"]
     sizes = [each["recorded"]["decoding"]["batch_size"] for each in [stage, *stage["continued"]]]
     assert sizes == [16, 2]

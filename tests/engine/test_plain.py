@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from dpc.engine import Request, by_length
+from dpc.engine import Decoder, Request, by_length
 from dpc.engine.plain import greedy
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
+from dpc.settings import DecodingSettings
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 
@@ -109,3 +110,13 @@ def test_decoding_does_not_change_the_model() -> None:
     greedy(lm, requests_for(lm), 3)
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in lm.model.named_parameters())
     assert replace(lm) == lm
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "llama"])
+def test_plain_batches_in_float64_write_what_slots_write(architecture: str) -> None:
+    lm = tiny_lm(architecture, torch.float64)
+    lm.model.set_attn_implementation("eager")
+    requests = requests_for(lm)
+    assert len({len(request) for request in requests}) > 1
+    plain, slots = (Decoder(lm, DecodingSettings(slots=on)).all(requests, 8) for on in (False, True))
+    assert plain == slots

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
+
 from dpc.engine.plain import greedy
 from dpc.engine.request import Decoded, Request, by_length
 from dpc.engine.slot_check import check_slots_reproduce
@@ -89,6 +91,9 @@ class Decoder:
     def _plain(self, max_new_tokens: int) -> Iterator[Decoded]:
         while self._waiting:
             chosen = next(by_length(self._waiting, self.settings.batch_size))
+            if self.lm.dtype == torch.float64:
+                # Eager attention takes a softmax in float32, where a float64 mask overflows and padded rows become NaN.
+                chosen = [i for i in chosen if len(self._waiting[i]) == len(self._waiting[chosen[0]])]
             taken = [self._waiting[index] for index in chosen]
             for index in sorted(chosen, reverse=True):
                 del self._waiting[index]

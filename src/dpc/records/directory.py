@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -245,6 +245,17 @@ class RunDirectory:
             if any(last.get(name) != stamp.get(name) for name in ("versions", "source", "recorded")):
                 begun["continued"] = [*begun.get("continued", []), stamp]
         write_json(self.path / "run.json", manifest)
+
+    def amend(self, stage: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace what ``stage`` was begun from by ``change`` of it; nothing where the stage was not begun."""
+        manifest = self.manifest()
+        begun = manifest["stages"].get(stage)
+        if begun is None:
+            return
+        changed = json.loads(json.dumps(change(begun["from"])))
+        if changed != begun["from"]:
+            begun["from"] = changed
+            write_json(self.path / "run.json", manifest)
 
     def refuse_other(self, stage: str, known: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Raise ``UserError`` naming the first setting in which two descriptions of ``stage`` differ, if there is one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from dpc.methods.method import Method, Setup
@@ -65,6 +66,18 @@ def evaluation_inputs(lm: FrozenLM, setup: Setup, data: Data, settings: Settings
         "method": settings.method.model_dump(),
         "decoding": {"max_new_tokens": _max_new_tokens(settings, data)},
     }
+
+
+def with_more_rows(known: dict[str, Any], data: Data) -> dict[str, Any]:
+    """``known``, an evaluation's inputs, with all of ``data``, where its rows are the first of ``data``'s.
+
+    So an evaluation of the first 100 rows goes on with 300. Returned as it is in any other case.
+    """
+    rows = known.get("data", {}).get("rows", 0)
+    if not 0 < rows < len(data.examples):
+        return known
+    first = replace(data, examples=data.examples[:rows]).describe()
+    return {**known, "data": data.describe()} if first == known["data"] else known
 
 
 def own_method_inputs(method: Method, setup: Setup) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dpc.records.results import Results, write_results
 from dpc.records.summary import summarize_run
 from dpc.run.data import Data, init_text, refuse_shared_rows, row_keys
 from dpc.run.evaluate import evaluate_method
-from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, own_method_inputs, recorded
+from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, own_method_inputs, recorded, with_more_rows
 from dpc.run.maps import write_maps
 from dpc.run.reporter import SILENT, Progress, Reporter
 from dpc.run.setup import calibration_file, calibration_records, calibration_stage
@@ -182,6 +182,7 @@ def evaluate_methods(
     for note in setup.notes:
         report.say(f"note: {note}")
     made_from = evaluation_inputs(lm, setup, data, settings)
+    run.amend("eval", lambda known: with_more_rows(known, data))
     run.enter("eval", made_from, fillable=CHOSEN, recorded=recorded(settings))
     for method in methods:
         if method.source:

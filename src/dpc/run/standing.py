@@ -14,7 +14,7 @@ from dpc.prompt.soft_prompt import PROVENANCE_FILE
 from dpc.prompt.tuning import HISTORY_FILE
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import SEARCH, search_inputs
-from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, tuning_inputs
+from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, tuning_inputs, with_more_rows
 from dpc.run.preflight import Prepared
 from dpc.run.setup import calibration_file, calibration_stage, trigger_rate
 from dpc.settings import Settings
@@ -59,7 +59,7 @@ def look_at(run: RunDirectory, prepared: Prepared, settings: Settings) -> Standi
         known = stages["act"]["from"]
         run.refuse_other("act", known, search_inputs(_as_begun(lm, known), sha, splits["dev"], settings))
     if "eval" in stages:
-        known = stages["eval"]["from"]
+        known = with_more_rows(stages["eval"]["from"], splits["test"])
         wanted = evaluation_inputs(_as_begun(lm, known), Setup(), splits["test"], settings)
         run.refuse_other("eval", known, wanted | {name: known.get(name) for name in CHOSEN})
     triggers = [method.calibrated or "" for method in recipe.calibrates]

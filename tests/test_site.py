@@ -17,6 +17,7 @@ import site_pages
 from rooms import room_of
 from tests.paths import ROOT
 from tests.test_house import MODULES
+from tracked import tracked_files
 
 # Programs, and the recipe of the embedded model: users run them.
 NOT_IN_THE_REFERENCE = {"api", "cli", "zoo", "__main__"}
@@ -29,11 +30,12 @@ def build(checkout: Path, output: Path) -> subprocess.CompletedProcess[str]:
 
 
 def copy_checkout(folder: Path) -> None:
-    """What the site is built from, without the weights of the embedded model."""
-    for name in ("docs", "src", "scripts", "benchmarks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "mkdocs.yml"):
-        shutil.copy(ROOT / name, folder / name)
+    """What the site is built from: files that git tracks, without the weights of the embedded model."""
+    parts = ("docs", "src", "scripts", "benchmarks", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "mkdocs.yml")
+    for name in tracked_files():
+        if name.split("/")[0] in parts and not name.endswith(".safetensors"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
 
 
 @pytest.fixture(scope="module")

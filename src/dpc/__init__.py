@@ -1,4 +1,4 @@
-"""Dynamic Prompt Corruption (ICLR 2025): soft prompts that are corrupted where they mislead the reasoning.
+"""Dynamic Prompt Corruption (ICLR 2025): answer again with a corrupted soft prompt where the prompt misleads.
 
 In Python: ``load_model`` and ``load_prompt``; ``tune``, ``calibrate`` and ``evaluate``; ``generate``, ``trace`` and
 ``saliency`` for single questions.

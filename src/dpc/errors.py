@@ -1,4 +1,4 @@
-"""The one error that a user can mend: shown as a single line, exit code 2, no traceback."""
+"""``UserError``: an error that the user can mend. The command line shows one line and exits with code 2."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""Every number that the paper leaves open, as a named, validated setting with its default and the reason for it."""
+"""Settings: every number that the paper leaves open, validated, with its default and the reason for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Group(BaseModel):
 class TuningSettings(_Group):
     """How a soft prompt is tuned."""
 
-    length: int = Field(100, ge=1, description="soft tokens P; the paper's 100")
+    length: int = Field(100, ge=1, description="virtual tokens P; the paper's 100")
     init: Init = Field("text", description="start from one training example, as the paper does for two of three models")
     init_question: str | None = Field(
         None,
@@ -91,7 +91,7 @@ class MethodSettings(_Group):
         "needs a pass through the whole network for the trigger",
     )
     accumulation_k: float = Field(
-        2.0, gt=1, description="k of Eq 7: one soft token gathers over k times the mean; reported, decides nothing"
+        2.0, gt=1, description="k of Eq 7: one virtual token gathers over k times the mean; reported, decides nothing"
     )
     gamma: float = Field(10.0, ge=0, le=100, description="percent of values pruned from the other vectors; the paper's")
     prune_scope: PruneScope = Field(

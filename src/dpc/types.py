@@ -1,4 +1,4 @@
-"""The values that flow through the package: one instance each, no batch axis, nothing of torch at import."""
+"""Dataclasses that the packages exchange: one instance each, no batch axis. Importing them loads no torch."""
 
 from __future__ import annotations
 

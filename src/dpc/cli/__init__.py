@@ -1,4 +1,4 @@
-"""The command ``dpc``: thin, and light to import; every command loads what it needs when it runs."""
+"""The command ``dpc``. Importing it loads no torch: each command imports what it needs when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``dpc lab`` does: a page on this machine where a question is traced again as tau, gamma and token are moved."""
+"""The lab: a page on loopback that traces a question again when tau, gamma or the token changes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A page for this machine alone: one document, and one function that answers what its script asks, in JSON.
+"""The HTTP server of the lab: one page, and one function that answers its requests with JSON.
 
-It listens on the loopback interface. A page of another site that a browser here shows can neither read it, by a name
-of its own that leads here or otherwise, nor ask it anything: host and origin are checked, and a token that only the
-page knows.
+It listens on the loopback interface. Host and Origin headers are checked against DNS rebinding and cross-site
+requests, and every request carries a token that is new for each start.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class PageServer(ThreadingHTTPServer):
         self.server_name, self.server_port = HOST, self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no error; anything else is told in one line, and the server goes on."""
+        """A closed connection is no error. Any other error is printed in one line, and the server goes on."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A trace drawn in text: two answers with their differences marked, and heat in colours or, without them, in blocks."""
+"""A trace as text: two answers with their differences, and heat strips in colours or block characters."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _visible(token: str) -> str:
 
 
 def profile_strip(values: Sequence[float], key: int | None, width: int) -> str:
-    """A block for each soft token, as high as its value, the key token marked below; lines begin with their first."""
+    """A block per virtual token, as high as its value, the key token marked below; lines begin with their first."""
     margin = len(f"p{len(values) - 1} ")
     size = max(10, (width - margin) // 10 * 10)
     largest, lines = max(values, default=0.0), []

@@ -1,4 +1,4 @@
-"""Methods as values: two passes with a trigger and a corruption between them, or one pass. One registry."""
+"""Methods as values: two passes with a trigger and a corruption between them, or one pass. Their registry."""
 
 from __future__ import annotations
 

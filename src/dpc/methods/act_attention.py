@@ -50,7 +50,7 @@ def calibrate_attention(
 ) -> Float[Tensor, "*batch row column"]:
     """``beta`` of the attention on sinks stays; the rest goes to the row's other tokens in proportion to theirs.
 
-    Every row keeps its sum. A row that reads nothing but sinks stays as it is: there is nobody to give to.
+    Every row keeps its sum. A row whose attention is all on sinks is not changed.
     """
     taken = (1 - beta) * attention.masked_fill(~sinks, 0.0).sum(-1, keepdim=True)
     others = attention.masked_fill(sinks, 0.0)

@@ -1,4 +1,4 @@
-"""Chance that can be repeated: a number a question, whatever batch, order or machine it is asked in."""
+"""Reproducible random numbers per question, independent of batch, order and machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method is, what methods are built from, and the one thing a built method does."""
+"""``Method``, and the ``Setup`` that methods are built from."""
 
 from __future__ import annotations
 

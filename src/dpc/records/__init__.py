@@ -1,1 +1,1 @@
-"""A run on disk: records, results computed from them, comparison of two runs, export to other tools."""
+"""A run directory: records, the results computed from them, comparison of runs, export to other tools."""

@@ -1,4 +1,4 @@
-"""Which heads ACT calibrates: each is tried alone on held-out rows, and kept where that raises accuracy."""
+"""Search of the heads that ACT calibrates: each is tried alone on held-out rows, kept if accuracy rises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stages will cost, estimated from shapes: tokens, memory and seconds at a stated speed. Never a measurement."""
+"""Estimates of a stage's cost from shapes: tokens, memory, and seconds at a stated speed. No measurements."""
 
 from __future__ import annotations
 

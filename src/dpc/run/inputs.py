@@ -1,4 +1,4 @@
-"""What each stage of a run is made from: a stage that was begun from something else is refused, never mixed."""
+"""The inputs that identify each stage of a run. A stage that was begun from other inputs is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow maps of a few instances of a run, chosen by rule: what its page shows of the flow of information."""
+"""Flow maps of a few instances of a run, selected by rule, for its page."""
 
 from __future__ import annotations
 

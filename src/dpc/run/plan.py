@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: its stages, how far each is, and what is left of it in tokens and seconds."""
+"""The plan of a run (``--dry-run``): its stages, their progress, and estimates of what is left."""
 
 from __future__ import annotations
 

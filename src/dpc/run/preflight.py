@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a run before any weight is loaded: found together, shown together."""
+"""Checks before any weight is loaded. All mistakes are collected and shown together."""
 
 from __future__ import annotations
 

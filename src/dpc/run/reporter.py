@@ -1,4 +1,4 @@
-"""How far a stage is, and who hears of it."""
+"""Progress of a stage, and the protocol of what shows it: a terminal, a notebook, nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model, a prompt and a method, ready for questions: what notebooks, ``dpc trace`` and ``dpc lab`` trace with."""
+"""``Session`` and ``TracedQuestion``: trace questions through one method, for notebooks, trace and lab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run directory is with a recipe: from its descriptions alone, without a model."""
+"""Progress of a run directory with a recipe, read from its description files without a model."""
 
 from __future__ import annotations
 

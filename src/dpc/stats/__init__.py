@@ -1,4 +1,4 @@
-"""Intervals, paired tests and detector figures: the numbers that stand beside every accuracy."""
+"""Confidence intervals, paired tests, and figures of a trigger as a detector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trigger as a detector of wrong answers: at its threshold, at every other, and how much it could gain at best."""
+"""A trigger as a detector of wrong answers: precision, recall, AUC, operating curve, oracle."""
 
 from __future__ import annotations
 

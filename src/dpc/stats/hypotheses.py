@@ -1,4 +1,4 @@
-"""Hypothesis tests, each with the size of its effect, and what many of them at once allow to claim."""
+"""Hypothesis tests with effect sizes, and Holm's correction for several of them."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def paired_bootstrap(
     """Percentile interval of the mean of ``second`` minus that of ``first``, instances drawn again as pairs.
 
     Of values of any kind, where ``paired_difference`` is for right and wrong. Without width where every pair differs
-    by the same: resampling knows nothing that it has not seen. How often a difference is drawn is multinomial, so
+    by the same: resampling cannot draw what was never observed. How often a difference is drawn is multinomial, so
     no instance is drawn by itself. Source: Efron 1979, doi:10.1214/aos/1176344552.
 
     Raises:

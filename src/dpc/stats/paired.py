@@ -1,4 +1,4 @@
-"""Two sets of answers to the same instances: everything that is said about their difference."""
+"""Comparison of two sets of answers to the same instances: difference, intervals, test, counts."""
 
 from __future__ import annotations
 

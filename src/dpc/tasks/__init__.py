@@ -1,4 +1,4 @@
-"""Benchmarks by name: a module with a ``TASK`` for each, and its line in ``TASKS``."""
+"""Benchmarks by name. A benchmark is one module with a ``TASK`` and one line in ``TASKS``."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import typer
 def report(run: Annotated[Path, typer.Argument(help="Folder of an evaluated run.")]) -> None:
     """Write RUN/report.html, a self-contained page, and print the verdict.
 
-    The numbers are computed from the records. Where results.json differs, a note says so.
+    The numbers are computed from the records. Where results.json differs, a note is printed.
     """
     from dpc.report import read_run, verdict, write_run_page
 

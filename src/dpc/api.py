@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,9 @@ def load_model(
 ) -> FrozenLM:
     """A frozen causal language model: ``zoo`` (ships with dpc), a hub id, a folder, or a model object of your own.
 
-    tokenizer: needed with a model object, which is used as it is. dtype: float32, bfloat16, float16, float64 or auto
-    (the checkpoint's own on a GPU, float32 on a CPU). device: cpu, cuda, cuda:1 or auto.
+    tokenizer: needed with a model object. That object is put into evaluation mode, and its parameters are frozen.
+    dtype: float32, bfloat16, float16, float64 or auto (the checkpoint's own on a GPU, float32 on a CPU). device: cpu,
+    cuda, cuda:1 or auto.
     Raises ``UserError`` for a model that is not there, not whole, or cannot be decoded exactly.
     """
     if isinstance(model, FrozenLM):
@@ -175,9 +177,12 @@ def evaluate(
     tau: None for the thresholds that were calibrated for the prompt. The same call goes on where an earlier one was
     interrupted. Raises ``UserError`` where a method lacks what it needs, or ``output`` was begun from something else.
     """
-    chosen, values = _settings(lm, settings), [_method(method) for method in methods]
+    chosen, values = (
+        _settings(lm, settings),
+        [_method(m) for m in ([methods] if isinstance(methods, str | Method) else methods)],
+    )
     rows = _data(task, split, data, chosen, limit)
-    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=rows.task.name, tau=tau)
+    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=rows.task.name, tau=_check_tau(tau))
     run = RunDirectory(Path(output))
     with run.lock():
         results = evaluate_methods(lm, setup, rows, values, chosen, run, progress)
@@ -223,9 +228,10 @@ def generate(
     as the prompt was tuned on it. Raises ``UserError`` where the method lacks what it needs.
     """
     chosen, value, known = _settings(lm, settings), _method(method), _task(task)
-    texts = [questions] if isinstance(questions, str) else list(questions)
+    several = isinstance(questions, list | tuple)
+    texts = [_question(text) for text in (questions if several else [questions])]
     examples = [Example(str(number), text, "") for number, text in enumerate(texts, 1)]
-    setup = load_setup(lm, _prompt(lm, prompt), [value], chosen, task=known.name, tau=tau)
+    setup = load_setup(lm, _prompt(lm, prompt), [value], chosen, task=known.name, tau=_check_tau(tau))
     found = dict(answer_questions(lm, known, examples, value, setup, chosen))
     return found[0] if isinstance(questions, str) else [found[index] for index in range(len(texts))]
 
@@ -248,7 +254,9 @@ def trace(
     """
     found = _prompt(lm, prompt)
     assert found is not None
-    return Session(lm, _task(task), found, _settings(lm, settings), _method(method), tau).trace(question, token=token)
+    return Session(lm, _task(task), found, _settings(lm, settings), _method(method), _check_tau(tau)).trace(
+        _question(question), token=token
+    )
 
 
 def saliency(
@@ -273,7 +281,7 @@ def saliency(
     folder = _prompt(lm, prompt)
     soft_prompt = load_adapter(lm, folder) if isinstance(folder, Path) else folder
     assert soft_prompt is not None
-    asked = lm.encode(known.prompt(Example("1", question, "")))
+    asked = lm.encode(known.prompt(Example("1", _question(question), "")))
     if rationale is None:
         limit = chosen.decoding.max_new_tokens or known.max_new_tokens
         [answer] = Decoder(lm, chosen.decoding).all([Request(asked, soft_prompt)], limit)
@@ -312,9 +320,15 @@ def _without_bars() -> Iterator[None]:
 
 
 def _settings(lm: FrozenLM, given: Choices) -> Settings:
+    if not isinstance(lm, FrozenLM):
+        raise UserError(f"lm: got {type(lm).__name__}, expected a model from dpc.load_model")
     if isinstance(given, Settings):
         return given
-    texts = [f"{name}={value}" for name, value in (given or {}).items()]
+    flat: dict[str, Any] = {}
+    for name, value in (given or {}).items():
+        group = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
+        flat |= group
+    texts = [f"{name}={value}" for name, value in flat.items()]
     return parse_settings(texts, SETTINGS if lm.name == "zoo" else {})
 
 
@@ -330,7 +344,21 @@ def _method(method: str | Method) -> Method:
     return method
 
 
+def _question(text: object) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"question: got {text!r}, expected some text")
+    return text
+
+
+def _check_tau(tau: float | None) -> float | None:
+    if tau is not None and not (isinstance(tau, int | float) and math.isfinite(tau)):
+        raise UserError(f"tau: got {tau!r}, expected a number")
+    return tau
+
+
 def _data(task: str | Task, split: str, source: str | None, settings: Settings, limit: int | None = None) -> Data:
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: got {limit}, expected a number of rows of at least 1")
     return Data.load(_task(task), split, source, limit, settings.task)
 
 

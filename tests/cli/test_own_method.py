@@ -103,7 +103,7 @@ def test_calibrate_writes_a_threshold_that_eval_finds(
     evaluate = ["eval", "--output", str(tmp_path / "run"), "--prompt", str(prompt), "--data", str(rows)]
     evaluate += ["--limit", "6", "--methods", str(mine)]
     assert run_command(evaluate) == 2
-    assert "run `dpc calibrate` --method with this method's file" in capsys.readouterr().err
+    assert "run `dpc calibrate --method FILE.py:METHOD`" in capsys.readouterr().err
     assert run_command(["calibrate", "--prompt", str(prompt), "--data", str(rows), "--method", str(mine)]) == 0
     assert "doubt: never triggers, chosen on 24 rows of dev" in capsys.readouterr().err
     assert {path.name for path in prompt.glob("calibration*")} == {"calibration_doubt.json"}

@@ -129,3 +129,62 @@ def test_a_file_that_is_no_method_is_named_in_one_line(
 def test_a_method_of_a_file_carries_the_hash_of_the_file(followed: Path) -> None:
     assert len(get_method("mine.py:METHOD").source) == 64
     assert get_method("dpc").source == ""
+
+
+BAD = """
+from dpc import Method
+from dpc.methods.corruptions import KEY_TOKEN, Corruption
+from dpc.methods.triggers import ALWAYS_TRIGGER, StatisticTrigger
+from dpc.prompt.soft_prompt import SoftPrompt
+
+def corrupt(change):
+    return Method("bad", "bad", ALWAYS_TRIGGER, Corruption("bad", change))
+
+def trigger(statistic):
+    return Method("bad", "bad", StatisticTrigger("bad", statistic), KEY_TOKEN)
+
+def shorten(prompt, traced):
+    return SoftPrompt.of(prompt.vectors[:2], prompt.base_model)
+
+def in_place(prompt, traced):
+    prompt.vectors.zero_()
+    return prompt
+"""
+EVAL = ["eval", "--prompt", "runs/demo/prompt", "--tau", "0.1", "--limit", "3", "--output"]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("corrupt(shorten)", r"corruption 'bad': gave \(2, 128\), expected a SoftPrompt of shape \(5, 128\)"),
+        ("corrupt(lambda p, t: p.vectors)", "corruption 'bad': gave Tensor, expected a SoftPrompt"),
+        ("corrupt(lambda p, t: SoftPrompt.of(p.vectors / 0, 'zoo'))", "gave vectors that are not finite numbers"),
+        ("corrupt(lambda p, t: 1 / 0)", r"corruption 'bad': does not run \(ZeroDivisionError"),
+        ("trigger(lambda first: float('nan'))", "trigger bad: its statistic is nan, expected a finite number"),
+        ("trigger(lambda first: first.log_probs.mean())", "it did not ask for influence or log_probs"),
+    ],
+)
+def test_a_method_that_fails_while_it_runs_is_named_in_one_line(
+    followed: Path, capsys: pytest.CaptureFixture[str], method: str, message: str
+) -> None:
+    Path("bad.py").write_text(f"{BAD}\nMETHOD = {method}\n")
+    assert run_command([*EVAL, "run", "--methods", "bad.py"]) == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_a_corruption_that_changes_its_prompt_changes_no_other_method(followed: Path) -> None:
+    Path("bad.py").write_text(f"{BAD}\nMETHOD = corrupt(in_place)\n")
+    assert run_command([*EVAL, "alone", "--methods", "all_corruption"]) == 0
+    assert run_command([*EVAL, "both", "--methods", "bad.py,all_corruption"]) == 0
+    alone, after = (
+        {record.example_id: record.answer.second for record in RunDirectory(Path(run)).records("all_corruption").read()}
+        for run in ("alone", "both")
+    )
+    assert alone == after
+    zeros = load_adapter(load_lm("zoo"), Path("runs/demo/prompt"))
+    for record in RunDirectory(Path("both")).records("bad").read():
+        example = next(e for e in RunDirectory(Path("both")).read_examples() if e.id == record.example_id)
+        lm = load_lm("zoo")
+        vectors = type(zeros).of(zeros.vectors * 0, zeros.base_model)
+        [second] = Decoder(lm).all([Request(lm.encode(f"Question: {example.question}\nAnswer:"), vectors)], 160)
+        assert record.answer.second == second

@@ -90,6 +90,8 @@ def _verdict(traced: TracedQuestion) -> str:
     sign = ">" if decision.triggered else "<="
     if decision.trigger != "flow":
         compared = f"{decision.statistic:.4g} {sign} {decision.threshold:.4g}"
+        if abs(decision.threshold) == sys.float_info.max:
+            compared = f"{decision.statistic:.4g}, and the threshold never triggers"
         return f"{decision.trigger} = {compared}: {fired}\n{corrupted}"
     late = count - middle(count)
     share = f"{round(decision.statistic * late)} of {late} late tokens above beta = {decision.evidence.beta:.2e}"

@@ -159,7 +159,7 @@ class BetweenPasses:
     def _apply(self, token: int | None, traced: Traced) -> SoftPrompt:
         corruption = self._procedure.corruption
         if token is None or not corruption.by_token:
-            return corruption.apply(self._procedure.soft_prompt, traced)
+            return corruption.checked(self._procedure.soft_prompt, traced)
         if token not in self._corrupted:
             self._corrupted[token] = corruption.apply(self._procedure.soft_prompt, traced)
         return self._corrupted[token]

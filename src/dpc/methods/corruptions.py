@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from dpc.errors import UserError
 from dpc.flow.measures import key_token
 from dpc.methods.draw import draw_position
 from dpc.methods.triggers import FirstAnswer
@@ -66,6 +67,29 @@ class Corruption:
     traces: bool | Callable[[MethodSettings], bool] = True
     overrides: Mapping[str, Any] = field(default_factory=dict)
     by_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.traces is False and self.token is _key_token:
+            raise UserError(
+                f"corruption {self.rule!r}: traces=False leaves the key token unknown; set token=None, or a function"
+            )
+
+    def checked(self, prompt: SoftPrompt, traced: Traced) -> SoftPrompt:
+        """``apply`` to a copy of ``prompt``. Raises ``UserError`` for a function that fails or gives no such prompt."""
+        try:
+            made = self.apply(SoftPrompt.of(prompt.vectors, prompt.base_model), traced)
+        # Whatever a user's function raises is a mistake in that function.
+        except Exception as error:
+            raise UserError(f"corruption {self.rule!r}: does not run ({type(error).__name__}: {error})") from error
+        if not isinstance(made, SoftPrompt) or made.vectors.shape != prompt.vectors.shape:
+            given = tuple(made.vectors.shape) if isinstance(made, SoftPrompt) else type(made).__name__
+            raise UserError(
+                f"corruption {self.rule!r}: gave {given}, expected a SoftPrompt of shape {tuple(prompt.vectors.shape)}"
+            )
+        if not bool(made.vectors.isfinite().all()):
+            raise UserError(f"corruption {self.rule!r}: gave vectors that are not finite numbers")
+        # Its hash is that of the vectors that are there now.
+        return SoftPrompt.of(made.vectors, prompt.base_model)
 
     def needs_trace(self, settings: MethodSettings) -> bool:
         """Whether ``S_acc`` must be computed."""

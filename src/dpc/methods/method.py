@@ -62,9 +62,9 @@ class Setup:
             return 1 - self._need_trigger_rate(method)
         tau = self.tau_of(trigger.name)
         if tau is None:
-            own = "" if trigger.name == "flow" else " --method with this method's file or name"
+            own = "" if trigger.name == "flow" else " --method FILE.py:METHOD"
             raise UserError(
-                f"method {method} needs a threshold; run `dpc calibrate`{own} for this prompt first, or pass --tau"
+                f"method {method} needs a threshold; run `dpc calibrate{own}` for this prompt first, or pass --tau"
             )
         return tau
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -107,8 +108,22 @@ class StatisticTrigger:
 
     def decide(self, first: FirstAnswer, threshold: float) -> Decision:
         """Triggered where ``statistic(first) > threshold``."""
-        value = float(self.statistic(first))
+        value = self._value(first)
         return Decision(value > threshold, value, threshold, trigger=self.name, evidence=first.evidence())
+
+    def _value(self, first: FirstAnswer) -> float:
+        if self.name == "flow":
+            return self.statistic(first)
+        try:
+            value = float(self.statistic(first))
+        # Whatever a user's function raises is a mistake in that function.
+        except Exception as error:
+            missing = sorted(set(get_args(Ask)) - set(self.asks))
+            hint = f"; it did not ask for {' or '.join(missing)}" if missing else ""
+            raise UserError(f"trigger {self.name}: does not run ({type(error).__name__}: {error}){hint}") from error
+        if not math.isfinite(value):
+            raise UserError(f"trigger {self.name}: its statistic is {value}, expected a finite number")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,28 +111,31 @@ def markdown_table(results: Results) -> str:
 
 
 def verdict(results: Results) -> str:
-    """What the run says about Dynamic Prompt Corruption, in one sentence that claims no more than p < 0.05 allows.
+    """What the run says about DPC, or else its first method with a trigger: a sentence that p < 0.05 allows.
 
     p is adjusted by Holm over all methods of the run that are compared with prompt tuning.
     """
     methods = results.methods
-    own, baseline = methods.get("dpc"), methods.get(BASELINE)
+    baseline = methods.get(BASELINE)
+    deciding = [name for name, method in methods.items() if method.trigger is not None]
+    name = "dpc" if "dpc" in methods else next(iter(deciding), "dpc")
+    own, said = methods.get(name), method_label(name)
     if own is None:
         return "DPC was not among the methods of this run."
     versus = own.versus_prompt_tuning
     if versus is None:
         low, high = (percent(bound) for bound in own.interval)
         return (
-            f"DPC: {percent(own.accuracy)}% right (95% CI {low} to {high}, n = {own.n:,}); "
+            f"{said}: {percent(own.accuracy)}% right (95% CI {low} to {high}, n = {own.n:,}); "
             "prompt tuning was not among the methods of this run, so there is no difference to report."
         )
     triggered = own.trigger is None or own.trigger.rate is None or own.trigger.rate > 0
     cost = _relative_cost(own, baseline)
     if not triggered and not versus.fixed and not versus.broken:
         tau = number(own.trigger.tau) if own.trigger else UNDEFINED
-        return f"DPC: no instance triggered (tau = {tau}, n = {own.n:,}), so it answered as prompt tuning did{cost}."
+        return f"{said}: no instance triggered (tau = {tau}, n = {own.n:,}), so it answered as prompt tuning did{cost}."
     silent = "" if triggered else ", although no instance triggered"
-    return f"DPC: {_compared('prompt tuning', versus, own.n, methods)}{silent}{cost}."
+    return f"{said}: {_compared('prompt tuning', versus, own.n, methods)}{silent}{cost}."
 
 
 def threshold_verdict(results: Results) -> str | None:

@@ -12,7 +12,7 @@ from dpc.methods.method import Method, Setup
 from dpc.records.directory import RecordFile
 from dpc.run.reporter import SILENT, Progress, Reporter
 from dpc.tasks import Task
-from dpc.types import Answer, Example, Record
+from dpc.types import Answer, Example, Record, Score
 
 # Seconds of work that a kill can cost.
 _MOMENT = 0.5
@@ -20,9 +20,25 @@ _MOMENT = 0.5
 
 def grade(task: Task, example: Example, method: str, answer: Answer) -> Record:
     """Score both passes of an answer."""
-    first = task.score(example, answer.first.text)
-    final = first if answer.second is None else task.score(example, answer.second.text)
+    first = _score(task, example, answer.first.text)
+    final = first if answer.second is None else _score(task, example, answer.second.text)
     return Record(example.id, method, answer, first, final)
+
+
+def _score(task: Task, example: Example, text: str) -> Score:
+    """``task.score``. Raises ``UserError`` where the function of a task fails or gives something else than a score."""
+    try:
+        score = task.score(example, text)
+    except UserError:
+        raise
+    # Whatever a task's function raises is a mistake in that function.
+    except Exception as error:
+        raise UserError(
+            f"task {task.name}: score fails for {example.id} ({type(error).__name__}: {error}); mend the task"
+        ) from error
+    if not isinstance(score, Score):
+        raise UserError(f"task {task.name}: score gives {type(score).__name__} for {example.id}, expected a Score")
+    return score
 
 
 def evaluate_method(

@@ -93,7 +93,9 @@ def load_calibration(
         same = same and all(used.get(name) == value for name, value in now.items() if name not in free)
         whole = math.isfinite(tau) and {"rows", "n"} <= stored.keys() and "task" in made_from["data"]
         whole = whole and tau in [point["tau"] for point in stored["curve"]]
-        same_file = made_from.get("own_method", {"source": ""})["source"] == source
+        known = made_from.get("own_method", {"source": ""})["source"]
+        # A Method that was passed as a value has no file to compare.
+        same_file = "" in (known, source) or known == source
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: is not a calibration; run `dpc calibrate` again") from error
     if not whole:

@@ -87,6 +87,16 @@ def _tuning_notes(report: Reporter) -> Callable[[TuningProgress], None]:
     return show
 
 
+def calibrated_trigger(method: Method) -> StatisticTrigger:
+    """The trigger whose threshold ``dpc calibrate`` chooses. Raises ``UserError`` for a method without one."""
+    trigger = method.trigger
+    if not isinstance(trigger, StatisticTrigger):
+        raise UserError(f"--method {method.name}: has no threshold to choose; expected one with a calibrated trigger")
+    if trigger.name == "flow" and method.name != "dpc":
+        raise UserError(f"--method {method.name}: uses the threshold that is chosen for dpc; expected dpc")
+    return trigger
+
+
 def calibrate_method(
     lm: FrozenLM,
     prompt: SoftPrompt,
@@ -104,11 +114,7 @@ def calibrate_method(
     Raises ``UserError`` for a method whose trigger has no threshold to choose.
     """
     method = get_method("dpc") if method is None else method
-    trigger = method.trigger
-    if not isinstance(trigger, StatisticTrigger):
-        raise UserError(f"--method {method.name}: has no threshold to choose; expected one with a calibrated trigger")
-    if trigger.name == "flow" and method.name != "dpc":
-        raise UserError(f"--method {method.name}: uses the threshold that is chosen for dpc; expected dpc")
+    trigger = calibrated_trigger(method)
     stage, file = calibration_stage(trigger.name), run.records(calibration_records(trigger.name))
     made_from = calibration_inputs(lm, prompt.sha256, data, settings, method)
     run.restart(stage, made_from, file, recorded=recorded(settings))

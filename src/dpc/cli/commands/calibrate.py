@@ -55,10 +55,12 @@ def calibrate(
     from dpc.records.directory import RunDirectory
     from dpc.run.act_search import ACT, search_heads
     from dpc.run.setup import calibration_file, load_prompt, refuse_to_shrink
-    from dpc.run.stages import calibrate_method
+    from dpc.run.stages import calibrate_method, calibrated_trigger
 
     value = get_method(method)
     heads = "act_heads" in value.requires
+    if not heads:
+        calibrated_trigger(value)
     count = min(len(rows.examples), chosen.act.rows) if heads else len(rows.examples)
     if not force:
         refuse_to_shrink(prompt / (ACT if heads else calibration_file(value.calibrated or "flow")), count)

@@ -15,7 +15,8 @@ from dpc.engine import Decoded, Decoder, Request
 from dpc.flow.shallow import shallow_layers
 from dpc.methods import build_method, get_method
 from dpc.methods.method import Setup
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.records.directory import RunDirectory
 from dpc.run.data import Data

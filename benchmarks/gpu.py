@@ -15,7 +15,8 @@ from benchmarks import naive
 from benchmarks.figures import Measured, Point, Target
 from benchmarks.measure import Bench, Subject, Unavailable, alternate, share_equal
 from dpc.engine import Decoder, Request
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
 

@@ -17,7 +17,8 @@ from benchmarks.figures import Measured, Point, Target
 from benchmarks.measure import FOLDER, Alone, Bench, Unavailable, run_alone
 from benchmarks.plot import Series, log_chart
 from dpc.flow.saliency import prompt_saliency
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 
 LAYERS, WIDTH, HEADS, FEED_FORWARD, VOCABULARY = 12, 768, 12, 2048, 32000
 PROMPT, CONTEXT = 100, 8192

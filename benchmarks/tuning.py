@@ -13,7 +13,8 @@ from torch import Tensor
 from benchmarks import naive
 from benchmarks.figures import Measured, Point, Target
 from benchmarks.measure import Bench, alternate
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import init_prompt
 from dpc.prompt.target_loss import Row, TokenRow, encode_rows, target_loss
 from dpc.prompt.tuning import tune

@@ -19,7 +19,8 @@ from dpc.flow.saliency import prompt_saliency
 from dpc.methods import build_method
 from dpc.methods.method import Setup
 from dpc.model.attention_call import AttentionCall
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt
 from dpc.settings import DecodingSettings
 from dpc.tasks import get_task
@@ -74,7 +75,7 @@ def test_compiled_passes_write_the_same() -> None:
     """In a process without the checks of shapes that tests switch on, which compilers cannot see through."""
     program = """
 from dpc.engine import Decoder
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.settings import DecodingSettings
 from tests.test_gpu import zoo_requests
 

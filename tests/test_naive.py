@@ -22,7 +22,8 @@ from dpc.flow.saliency import prompt_saliency
 from dpc.flow.trigger import affected_share
 from dpc.methods import build_method, get_method
 from dpc.methods.method import Setup
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.corruption import corrupt
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.prompt.target_loss import encode_rows, target_loss

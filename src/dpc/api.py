@@ -14,7 +14,9 @@ from dpc.errors import UserError
 from dpc.flow.saliency import prompt_saliency
 from dpc.methods import METHODS, get_method
 from dpc.methods.method import Method
-from dpc.model.lm import FrozenLM, load_lm, wrap_model
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
+from dpc.model.wrap import wrap_model
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter, prompt_of
 from dpc.records.directory import RunDirectory
 from dpc.records.results import Results

@@ -26,7 +26,7 @@ from dpc.flow.measures import (
     rationale_influence,
 )
 from dpc.flow.saliency import prompt_saliency
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import init_prompt, load_adapter, save_adapter
 from dpc.records.directory import RecordFile, RunDirectory
 from dpc.tasks import get_task

@@ -11,7 +11,7 @@ import pytest
 from dpc.cli.lab import answer, page
 from dpc.cli.server import PageServer
 from dpc.methods import get_method
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.run.session import Session
 from dpc.settings import Settings

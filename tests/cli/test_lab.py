@@ -26,7 +26,7 @@ from dpc.methods import get_method
 from dpc.methods.corruptions import Corruption
 from dpc.methods.method import Method
 from dpc.methods.triggers import StatisticTrigger
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.report.document import script_json
 from dpc.run.session import Session

@@ -12,7 +12,7 @@ import torch
 
 from dpc.cli import run_command
 from dpc.engine import Decoder, Request
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.records.directory import RecordFile
 from dpc.tasks import get_task

@@ -12,7 +12,7 @@ import pytest
 from dpc.cli import run_command
 from dpc.cli.terminal import BLOCKS
 from dpc.methods.trace import BY_HAND
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import init_prompt, save_adapter
 from dpc.settings import MethodSettings
 from tests.paths import PACKAGE

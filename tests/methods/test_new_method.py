@@ -13,7 +13,7 @@ from dpc.cli import run_command
 from dpc.engine import Decoder, Request
 from dpc.flow.likelihood import token_log_probs
 from dpc.methods import get_method
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import init_prompt, load_adapter, save_adapter
 from dpc.records.directory import RunDirectory
 from tests.paths import ROOT

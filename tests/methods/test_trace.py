@@ -21,7 +21,8 @@ from dpc.methods.corruptions import Corruption
 from dpc.methods.method import Method, Setup
 from dpc.methods.trace import BY_HAND, Tracer
 from dpc.methods.triggers import FLOW
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.corruption import corrupt
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings

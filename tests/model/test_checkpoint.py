@@ -14,7 +14,7 @@ import torch
 from transformers import dynamic_module_utils
 
 from dpc.errors import UserError
-from dpc.model.lm import load_lm, load_outline
+from dpc.model.loading import load_lm, load_outline
 from dpc.prompt.soft_prompt import SoftPrompt, save_adapter
 from tests.model.checkpoints import LAYOUTS, State, edit_json, save, tiny_model, write_weights
 from tests.tiny_models import ARCHITECTURES

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from dpc.errors import UserError
 from dpc.model import fingerprint as module
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, tensor_sha256, weights_fingerprint
-from dpc.model.lm import load_lm, wrap_model
+from dpc.model.loading import load_lm
+from dpc.model.wrap import wrap_model
 from tests.model.checkpoints import LAYOUTS, edit_json, save, tiny_model, write_weights
 from tests.tiny_models import ARCHITECTURES, byte_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 from dpc.cli import run_command
 from dpc.engine import Decoder, Request
 from dpc.flow.saliency import prompt_saliency
-from dpc.model.lm import load_lm
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import init_prompt
 from dpc.tasks import get_task
 

@@ -12,7 +12,9 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 from dpc.engine.plain import greedy
 from dpc.engine.request import Request
 from dpc.errors import UserError
-from dpc.model.lm import FrozenLM, load_lm, wrap_model
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
+from dpc.model.wrap import wrap_model
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, load_adapter, prompt_of, save_adapter
 from tests.model.checkpoints import save, tiny_model
 from tests.tiny_models import byte_tokenizer, tiny_lm

@@ -19,7 +19,8 @@ from dpc.files import write_json
 from dpc.methods import build_method, get_method
 from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention
 from dpc.methods.method import Setup
-from dpc.model.lm import FrozenLM, load_lm
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_lm
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, save_adapter
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import (

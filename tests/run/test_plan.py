@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from dpc.cli import run_command
-from dpc.model.lm import load_lm, load_outline
+from dpc.model.loading import load_lm, load_outline
 from dpc.prompt.target_loss import target_loss
 from dpc.run.estimate import Lengths, Shape, Speed, Work, decoding_bytes, generation, tracing, tuning, tuning_bytes
 from dpc.run.plan import make_plan

@@ -97,7 +97,7 @@ def load_model(
     threads: int | None = None,
 ) -> FrozenLM:
     """A frozen model, loaded without transformers' messages on the terminal."""
-    from dpc.model.lm import load_lm
+    from dpc.model.loading import load_lm
 
     quiet_transformers()
     set_threads(threads)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import (
@@ -25,6 +27,12 @@ from dpc.errors import UserError
 # In the order in which transformers looks for them.
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 _KEYS_SHOWN = 3
+
+# Errors that transformers raises for a model that is missing, damaged, or of another kind.
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
+    *(SafetensorError, UnpicklingError, EOFError),
+)
 
 
 def weight_files(path: str, revision: str | None, config: PreTrainedConfig) -> tuple[Path, ...]:

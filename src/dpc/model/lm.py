@@ -1,39 +1,22 @@
-"""``FrozenLM``: a causal language model with frozen weights and its tokenizer, and how to load or wrap one."""
+"""``FrozenLM``: a causal language model with frozen weights and its tokenizer."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from inspect import signature
 from pathlib import Path
-from pickle import UnpicklingError
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Cache,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpc.errors import UserError
-from dpc.model.checkpoint import needs_code, refuse_adapter, refuse_misfit, refuse_own_code, weight_files
-from dpc.model.device import device_of, dtype_for
-from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, weights_fingerprint
-
-EMBEDDED = "zoo"
+from dpc.model.checkpoint import LOADING_ERRORS
+from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -121,7 +104,7 @@ class FrozenLM:
             return
         try:
             same = checkpoint_fingerprint(self.model, [Path(stamp.path) for stamp in self.weight_files])[0]
-        except _LOADING_ERRORS:
+        except LOADING_ERRORS:
             same = None
         if same != self.revision:
             raise UserError(
@@ -207,39 +190,6 @@ class FrozenLM:
         return precise
 
 
-def wrap_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> FrozenLM:
-    """Wrap a causal language model that is loaded already. It is used as it is, not copied.
-
-    The model is set to evaluation mode, and no parameter stays trainable. Its weights are hashed in full.
-    model: a transformers model, or a PEFT model for prompt tuning, of which the base model is taken (``prompt_of``
-    takes its soft prompt). name: where it was loaded from, as transformers recorded it, if None.
-    Raises ``UserError`` for another kind of model, or if neither model nor tokenizer has an end token.
-    """
-    base = _base_model(model)
-    base.eval().requires_grad_(False)
-    name = name or str(base.config.name_or_path) or type(base).__name__
-    return _with_end(FrozenLM(base, tokenizer, name, weights_fingerprint(base)))
-
-
-def _base_model(model: nn.Module) -> PreTrainedModel:
-    # A PEFT model exists only if PEFT is imported, and importing it takes seconds.
-    peft = sys.modules.get("peft")
-    if peft is not None and isinstance(model, peft.PeftModel):
-        kind = str(model.active_peft_config.peft_type.value)
-        if kind != "PROMPT_TUNING":
-            raise UserError(
-                f"{type(model).__name__} with a {kind} adapter: expected PROMPT_TUNING, or a model without an adapter; "
-                "merge the adapter into the model (merge_and_unload) and pass the result"
-            )
-        model = model.get_base_model()
-    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
-        raise UserError(
-            f"{type(model).__name__}: expected a causal language model of transformers; "
-            "load it with AutoModelForCausalLM"
-        )
-    return model
-
-
 def _size(model: PreTrainedModel) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     if count < 10**5:
@@ -247,126 +197,10 @@ def _size(model: PreTrainedModel) -> str:
     return f"{count / 1e9:.1f}B" if count >= 10**9 else f"{count / 1e6:.1f}M"
 
 
-def _with_end(lm: FrozenLM) -> FrozenLM:
+def with_end(lm: FrozenLM) -> FrozenLM:
+    """``lm`` itself. Raises ``UserError`` if neither model nor tokenizer has an end token."""
     if not lm.end_ids:
         raise UserError(
             f"{lm.name}: neither model nor tokenizer has an end token; set eos_token in its tokenizer_config.json"
         )
     return lm
-
-
-def load_lm(
-    name: str,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> FrozenLM:
-    """Load a causal language model by hub id or local path; ``zoo`` is the model that the package contains.
-
-    dtype: name of a torch type, or ``auto`` (on a GPU the checkpoint's own type, on a CPU float32).
-    device: name of a torch device, or ``auto``. revision: branch, tag or commit on the hub, its main branch if None.
-    trust_remote_code: run Python code that comes with the model. Without it, no code of the model runs.
-
-    ``revision`` of the result is the ``checkpoint_fingerprint`` of the weights.
-    Raises ``UserError`` if there is no such model, type or device, if the model needs code of its own that may not run,
-    or if the checkpoint does not hold exactly the weights that its config.json describes.
-    """
-    place = device_of(device)
-    kind = dtype_for(dtype, place)
-    with _folder(name) as path, _loading(name):
-        config, tokenizer = _config_and_tokenizer(name, path, revision, trust_remote_code)
-        before = _stamps(path, revision, config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision,
-            dtype=kind,
-            device_map={"": place},
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            # Otherwise transformers raises an error that does not name them.
-            ignore_mismatched_sizes=True,
-        )
-        model, loading_info = loaded
-        refuse_misfit(name, model, loading_info)
-        files = weight_files(path, revision, config)
-        fingerprint, stamps = checkpoint_fingerprint(model, files) if files else (weights_fingerprint(model), ())
-        if Path(path).is_dir() and before != stamps:
-            raise UserError(f"--model {name}: its weights changed while they were loaded; load it again")
-    model.eval().requires_grad_(False)
-    return _with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps))
-
-
-def load_outline(
-    name: str,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> FrozenLM:
-    """Load all but the weights: shapes, types, tokenizer and context are those of ``load_lm``.
-
-    The result encodes texts and tells sizes, but computes nothing: its parameters are on torch's meta device, and its
-    ``revision`` is empty. Arguments and errors are those of ``load_lm``, except errors about weights.
-    """
-    kind = dtype_for(dtype, device_of(device))
-    with _folder(name) as path, _loading(name):
-        config, tokenizer = _config_and_tokenizer(name, path, revision, trust_remote_code)
-        own = config.dtype if kind == "auto" else kind
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=own, trust_remote_code=trust_remote_code)
-        with suppress(OSError):  # Optional: from_config derives one from the configuration.
-            model.generation_config = GenerationConfig.from_pretrained(path, revision=revision or "main")
-    model.eval().requires_grad_(False)
-    return _with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code))
-
-
-def _config_and_tokenizer(
-    name: str, path: str, revision: str | None, trust: bool
-) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    refuse_adapter(name, path, revision)
-    # Explicitly False: by default transformers asks on standard input whether to run the code.
-    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
-    if not trust:
-        refuse_own_code(name, path, revision, config)
-    return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
-
-
-def _stamps(path: str, revision: str | None, config: PreTrainedConfig) -> tuple[FileStamp, ...]:
-    return tuple(map(FileStamp.of, weight_files(path, revision, config)))
-
-
-# Errors that transformers raises for a model that is missing, damaged, or of another kind.
-_LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
-    *(SafetensorError, UnpicklingError, EOFError),
-)
-
-
-@contextmanager
-def _folder(name: str) -> Iterator[str]:
-    """The folder or hub id that transformers loads ``name`` from."""
-    if name == EMBEDDED:
-        with as_file(files("dpc.zoo") / "model") as path:
-            yield str(path)
-        return
-    if Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise UserError(f"--model {name}: has no config.json; expected a folder in Hugging Face format, or a hub id")
-    yield name
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _LOADING_ERRORS as error:
-        if "out of memory" in str(error):
-            raise
-        if "trust_remote_code" in str(error):
-            raise needs_code(name, "auto_map in its configuration") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a local folder, or a Hugging Face hub id"
-        ) from error

@@ -11,7 +11,8 @@ import torch
 
 from dpc.engine import Request, check_fits
 from dpc.errors import UserError
-from dpc.model.lm import FrozenLM, load_outline
+from dpc.model.lm import FrozenLM
+from dpc.model.loading import load_outline
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.prompt.target_loss import encode_rows
 from dpc.run.data import Data, check_near_duplicates, init_text, refuse_shared_rows, row_keys

@@ -1,0 +1,144 @@
+"""``load_lm``: a ``FrozenLM`` from a checkpoint, and ``load_outline``, the same without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from dpc.errors import UserError
+from dpc.model.checkpoint import (
+    LOADING_ERRORS,
+    needs_code,
+    refuse_adapter,
+    refuse_misfit,
+    refuse_own_code,
+    weight_files,
+)
+from dpc.model.device import device_of, dtype_for
+from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, weights_fingerprint
+from dpc.model.lm import FrozenLM, with_end
+
+EMBEDDED = "zoo"
+
+
+def load_lm(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> FrozenLM:
+    """Load a causal language model by hub id or local path; ``zoo`` is the model that the package contains.
+
+    dtype: name of a torch type, or ``auto`` (on a GPU the checkpoint's own type, on a CPU float32).
+    device: name of a torch device, or ``auto``. revision: branch, tag or commit on the hub, its main branch if None.
+    trust_remote_code: run Python code that comes with the model. Without it, no code of the model runs.
+
+    ``revision`` of the result is the ``checkpoint_fingerprint`` of the weights.
+    Raises ``UserError`` if there is no such model, type or device, if the model needs code of its own that may not run,
+    or if the checkpoint does not hold exactly the weights that its config.json describes.
+    """
+    place = device_of(device)
+    kind = dtype_for(dtype, place)
+    with _folder(name) as path, _loading(name):
+        config, tokenizer = _config_and_tokenizer(name, path, revision, trust_remote_code)
+        before = _stamps(path, revision, config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=kind,
+            device_map={"": place},
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            # Otherwise transformers raises an error that does not name them.
+            ignore_mismatched_sizes=True,
+        )
+        model, loading_info = loaded
+        refuse_misfit(name, model, loading_info)
+        files = weight_files(path, revision, config)
+        fingerprint, stamps = checkpoint_fingerprint(model, files) if files else (weights_fingerprint(model), ())
+        if Path(path).is_dir() and before != stamps:
+            raise UserError(f"--model {name}: its weights changed while they were loaded; load it again")
+    model.eval().requires_grad_(False)
+    return with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps))
+
+
+def load_outline(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> FrozenLM:
+    """Load all but the weights: shapes, types, tokenizer and context are those of ``load_lm``.
+
+    The result encodes texts and tells sizes, but computes nothing: its parameters are on torch's meta device, and its
+    ``revision`` is empty. Arguments and errors are those of ``load_lm``, except errors about weights.
+    """
+    kind = dtype_for(dtype, device_of(device))
+    with _folder(name) as path, _loading(name):
+        config, tokenizer = _config_and_tokenizer(name, path, revision, trust_remote_code)
+        own = config.dtype if kind == "auto" else kind
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=own, trust_remote_code=trust_remote_code)
+        with suppress(OSError):  # Optional: from_config derives one from the configuration.
+            model.generation_config = GenerationConfig.from_pretrained(path, revision=revision or "main")
+    model.eval().requires_grad_(False)
+    return with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code))
+
+
+def _config_and_tokenizer(
+    name: str, path: str, revision: str | None, trust: bool
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    refuse_adapter(name, path, revision)
+    # Explicitly False: by default transformers asks on standard input whether to run the code.
+    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
+    if not trust:
+        refuse_own_code(name, path, revision, config)
+    return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
+
+
+def _stamps(path: str, revision: str | None, config: PreTrainedConfig) -> tuple[FileStamp, ...]:
+    return tuple(map(FileStamp.of, weight_files(path, revision, config)))
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[str]:
+    """The folder or hub id that transformers loads ``name`` from."""
+    if name == EMBEDDED:
+        with as_file(files("dpc.zoo") / "model") as path:
+            yield str(path)
+        return
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise UserError(f"--model {name}: has no config.json; expected a folder in Hugging Face format, or a hub id")
+    yield name
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        if "out of memory" in str(error):
+            raise
+        if "trust_remote_code" in str(error):
+            raise needs_code(name, "auto_map in its configuration") from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a local folder, or a Hugging Face hub id"
+        ) from error

@@ -14,6 +14,7 @@ from dpc.errors import UserError
 from dpc.flow.saliency import prompt_saliency
 from dpc.methods import METHODS, get_method
 from dpc.methods.method import Method
+from dpc.model.adapter_folder import adapter_folder
 from dpc.model.lm import FrozenLM
 from dpc.model.loading import load_lm
 from dpc.model.wrap import wrap_model
@@ -72,12 +73,12 @@ def load_model(
 
 
 def load_prompt(lm: FrozenLM, prompt: str | Path | SoftPrompt | PeftModel) -> SoftPrompt:
-    """A soft prompt: from the folder of a PEFT adapter, or from a ``PeftModel`` with a prompt-tuning adapter.
+    """A soft prompt: from a PEFT adapter in a folder or on the hub (``owner/name``), or from a ``PeftModel`` with one.
 
-    Raises ``UserError`` for a folder without such an adapter, or a prompt for another model.
+    docs/adapters.md lists the kinds of adapters. Raises ``UserError`` for another kind, or a prompt for another model.
     """
     if isinstance(prompt, str | Path):
-        return load_adapter(lm, Path(prompt))
+        return load_adapter(lm, _folder(prompt))
     found = prompt if isinstance(prompt, SoftPrompt) else prompt_of(prompt)
     check_width(lm, found)
     return found
@@ -364,7 +365,13 @@ def _data(task: str | Task, split: str, source: str | None, settings: Settings, 
     return Data.load(_task(task), split, source, limit, settings.task)
 
 
+def _folder(prompt: str | Path) -> Path:
+    return adapter_folder(prompt, f"prompt '{prompt}'")
+
+
 def _prompt(lm: FrozenLM, prompt: str | Path | SoftPrompt | PeftModel | None) -> Path | SoftPrompt | None:
-    if prompt is None or isinstance(prompt, SoftPrompt | Path):
+    if prompt is None or isinstance(prompt, SoftPrompt):
         return prompt
-    return Path(prompt) if isinstance(prompt, str) else load_prompt(lm, prompt)
+    if isinstance(prompt, str | Path):
+        return _folder(prompt)
+    return load_prompt(lm, prompt)

@@ -26,8 +26,10 @@ TaskName = Annotated[str, typer.Option("--task", help=f"Benchmark: {', '.join(TA
 Source = Annotated[
     str | None, typer.Option("--data", help="Hub id, folder or file of rows; none: the task's own source.")
 ]
-Prompt = Annotated[Path | None, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")]
-NeededPrompt = Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.")]
+_PROMPT_HELP = "The soft prompt: folder or hub id (owner/name, owner/name/folder) of a PEFT adapter."
+Prompt = Annotated[str | None, typer.Option(help=_PROMPT_HELP, metavar="DIR")]
+NeededPrompt = Annotated[str, typer.Option(help=_PROMPT_HELP, metavar="DIR")]
+OwnPrompt = Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.", metavar="DIR")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, group.name=value; may be repeated.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 Tau = Annotated[
@@ -77,13 +79,28 @@ def load_data(task: str, split: str, source: str | None, settings: Settings, lim
     return Data.load(get_task(task), split, source, limit, settings.task)
 
 
-def check_folders(model: str, prompt: Path | None = None) -> None:
-    """Raise ``UserError`` for a prompt's folder, or a model that is written as a path, that is not there.
+def prompt_folder(prompt: str) -> Path:
+    """The local folder of ``--prompt``, downloaded from the hub where it names a repository.
+
+    Raises ``UserError`` if there is none with an adapter. Needs no torch, which takes seconds to load.
+    """
+    from dpc.model.adapter_folder import adapter_folder
+
+    return adapter_folder(prompt, f"--prompt {prompt}")
+
+
+def own_prompt_folder(prompt: Path) -> Path:
+    """The folder of ``--prompt``, into which a choice is to be written. Raises ``UserError`` if it is not there."""
+    if not prompt.expanduser().is_dir():
+        raise UserError(f"--prompt {prompt}: no such folder; expected a local one, in which the choice is stored")
+    return prompt_folder(str(prompt))
+
+
+def check_folder(model: str) -> None:
+    """Raise ``UserError`` for a model that is written as a path and is not there.
 
     Needs no torch, which takes seconds to load.
     """
-    if prompt is not None and not prompt.is_dir():
-        raise UserError(f"--prompt {prompt}: no such folder; expected a PEFT adapter, made by `dpc tune` or PEFT")
     if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
         raise UserError(f"--model {model}: no such folder; expected zoo, a local folder, or a Hugging Face hub id")
 

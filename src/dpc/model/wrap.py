@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dpc.errors import UserError
 from dpc.model.fingerprint import weights_fingerprint
 from dpc.model.lm import FrozenLM, with_end
+from dpc.model.peft_adapter import SOFT_PROMPTS
 
 
 def wrap_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> FrozenLM:
     """Wrap a causal language model that is loaded already. It is used as it is, not copied.
 
     The model is set to evaluation mode, and no parameter stays trainable. Its weights are hashed in full.
-    model: a transformers model, or a PEFT model for prompt tuning, of which the base model is taken (``prompt_of``
+    model: a transformers model, or a PEFT model with a soft prompt, of which the base model is taken (``prompt_of``
     takes its soft prompt). name: where it was loaded from, as transformers recorded it, if None.
     Raises ``UserError`` for another kind of model, or if neither model nor tokenizer has an end token.
     """
@@ -31,10 +32,10 @@ def _base_model(model: nn.Module) -> PreTrainedModel:
     peft = sys.modules.get("peft")
     if peft is not None and isinstance(model, peft.PeftModel):
         kind = str(model.active_peft_config.peft_type.value)
-        if kind != "PROMPT_TUNING":
+        if kind not in SOFT_PROMPTS:
             raise UserError(
-                f"{type(model).__name__} with a {kind} adapter: expected PROMPT_TUNING, or a model without an adapter; "
-                "merge the adapter into the model (merge_and_unload) and pass the result"
+                f"{type(model).__name__} with a {kind} adapter: expected a soft prompt ({', '.join(SOFT_PROMPTS)}), or "
+                "a model without an adapter; merge the adapter into the model (merge_and_unload) and pass the result"
             )
         model = model.get_base_model()
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:

@@ -13,21 +13,19 @@ from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Float32, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dpc.errors import UserError
 from dpc.files import write_atomically
+from dpc.model.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_json
 from dpc.model.lm import FrozenLM
+from dpc.model.peft_adapter import PeftAdapter
+from dpc.prompt.virtual_tokens import WEIGHTS_KEY, virtual_tokens, virtual_tokens_of
 from dpc.settings import Init
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_WEIGHTS_FILE = "adapter_model.bin"
 PROVENANCE_FILE = "dpc.json"
-WEIGHTS_KEY = "prompt_embeddings"
 FORMAT_VERSION = 1
 
 # Words, digits, spaces, accents, symbols and line ends: tokenizers with the same vocabulary may differ in these.
@@ -203,98 +201,35 @@ def load_adapter(lm: FrozenLM, directory: Path) -> SoftPrompt:
     Raises ``UserError`` if the directory or a file is missing or unreadable, if the adapter is not a soft prompt, or if
     it was tuned for another model.
     """
-    if not directory.is_dir():
-        raise UserError(f"prompt '{directory}': no such directory; expected one that `dpc tune` or PEFT wrote")
-    config = read_json(directory, CONFIG_FILE)
-    if config.get("peft_type") != "PROMPT_TUNING" or config.get("task_type") not in (None, "CAUSAL_LM"):
-        kind = f"{config.get('peft_type')} for {config.get('task_type')}"
-        raise UserError(f"prompt '{directory}': expected a PROMPT_TUNING adapter for CAUSAL_LM, found {kind}")
-    vectors = _read_vectors(directory)
-    if vectors.shape[0] != config.get("num_virtual_tokens"):
-        stated = f"{CONFIG_FILE} states {config.get('num_virtual_tokens')}"
-        raise UserError(f"prompt '{directory}': {WEIGHTS_FILE} holds {vectors.shape[0]} vectors where {stated}")
+    adapter = PeftAdapter.find(directory, f"prompt '{directory}'")
+    vectors = virtual_tokens(adapter)
     if vectors.shape[1] != lm.hidden_size:
         raise UserError(
             f"prompt '{directory}': its vectors have {vectors.shape[1]} values, but model '{lm.name}' expects "
-            f"{lm.hidden_size}; load the model it was tuned on ({config.get('base_model_name_or_path')})"
+            f"{lm.hidden_size}; load the model it was tuned on ({adapter.base_model})"
         )
-    if not torch.isfinite(vectors).all():
-        raise UserError(f"prompt '{directory}': {WEIGHTS_FILE} holds values that are not finite; tune it again")
-    base_model = str(config.get("base_model_name_or_path") or lm.name)
-    if (directory / PROVENANCE_FILE).exists():
-        provenance = read_json(directory, PROVENANCE_FILE)
-        _check_provenance(lm, directory, provenance, prompt_sha256(vectors))
+    folder = adapter.folder
+    base_model = adapter.base_model or lm.name
+    if (folder / PROVENANCE_FILE).exists():
+        provenance = read_adapter_json(folder, PROVENANCE_FILE, adapter.label)
+        _check_provenance(lm, adapter, provenance, prompt_sha256(vectors))
         base_model = str(provenance["base_model"])
-    return SoftPrompt.of(vectors.to(lm.device), base_model, directory)
+    return SoftPrompt.of(vectors.to(lm.device), base_model, folder)
 
 
 def prompt_of(peft_model: nn.Module) -> SoftPrompt:
-    """The soft prompt of a PEFT model for prompt tuning, on the model's device. ``wrap_model`` takes its base model.
+    """The soft prompt of a PEFT model, on the model's device. ``wrap_model`` takes its base model.
 
     Raises ``UserError`` for another kind of model or adapter.
     """
-    from peft import PeftModel, PeftType
-
-    if not isinstance(peft_model, PeftModel):
-        raise UserError(f"{type(peft_model).__name__}: expected a PEFT model with a PROMPT_TUNING adapter")
-    config = peft_model.active_peft_config
-    if config.peft_type != PeftType.PROMPT_TUNING:
-        kind = config.peft_type.value
-        raise UserError(f"{type(peft_model).__name__}: expected a PROMPT_TUNING adapter, found {kind}")
-    vectors = peft_model.get_prompt_embedding_to_save(peft_model.active_adapter)
-    name = config.base_model_name_or_path or type(peft_model.get_base_model()).__name__
-    return SoftPrompt.of(vectors.to(peft_model.device), str(name))
+    return SoftPrompt.of(*virtual_tokens_of(peft_model))
 
 
-def read_json(directory: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file of a prompt. Raises ``UserError`` if the file is missing or holds something else."""
-    try:
-        value = json.loads((directory / name).read_bytes())
-    except FileNotFoundError:
-        raise _missing(directory, name) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"prompt '{directory}': {name} is not readable JSON ({_one_line(error)})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"prompt '{directory}': {name} holds a {type(value).__name__}, expected an object")
-    return value
-
-
-def _read_vectors(directory: Path) -> Float32[Tensor, "prompt d"]:
-    path = directory / WEIGHTS_FILE
-    if not path.exists():
-        if (directory / PICKLED_WEIGHTS_FILE).exists():
-            raise UserError(
-                f"prompt '{directory}': {PICKLED_WEIGHTS_FILE} is a pickle file, expected {WEIGHTS_FILE}; load it with "
-                "PEFT and save it again with save_pretrained, which writes safetensors"
-            )
-        raise _missing(directory, WEIGHTS_FILE)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            vectors = file.get_tensor(WEIGHTS_KEY)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"prompt '{directory}': {WEIGHTS_FILE} has no readable tensor '{WEIGHTS_KEY}' ({_one_line(error)})"
-        ) from error
-    if vectors.ndim != 2 or not vectors.is_floating_point():
-        shape = f"{vectors.dtype} of shape {list(vectors.shape)}"
-        raise UserError(f"prompt '{directory}': expected floating-point vectors [prompt, d], found {shape}")
-    widened: Tensor = vectors.float()
-    return widened
-
-
-def _missing(directory: Path, name: str) -> UserError:
-    return UserError(f"prompt '{directory}': has no {name}; expected a directory in which `dpc tune` has finished")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _check_provenance(lm: FrozenLM, directory: Path, provenance: dict[str, Any], sha256: str) -> None:
+def _check_provenance(lm: FrozenLM, adapter: PeftAdapter, provenance: dict[str, Any], sha256: str) -> None:
     found_version = provenance.get("format_version")
     if found_version != FORMAT_VERSION:
         raise UserError(
-            f"prompt '{directory}': {PROVENANCE_FILE} has format version {found_version}, expected {FORMAT_VERSION}; "
+            f"{adapter.label}: {PROVENANCE_FILE} has format version {found_version}, expected {FORMAT_VERSION}; "
             "use the dpc version that wrote it"
         )
     here: dict[str, tuple[str, Any]] = {
@@ -304,10 +239,10 @@ def _check_provenance(lm: FrozenLM, directory: Path, provenance: dict[str, Any],
     }
     missing = [key for key in (*here, "base_model", "prompt_sha256") if key not in provenance]
     if missing:
-        raise UserError(f"prompt '{directory}': {PROVENANCE_FILE} lacks {', '.join(missing)}; tune the prompt again")
+        raise UserError(f"{adapter.label}: {PROVENANCE_FILE} lacks {', '.join(missing)}; tune the prompt again")
     if provenance["prompt_sha256"] != sha256:
         raise UserError(
-            f"prompt '{directory}': {WEIGHTS_FILE} is not the prompt that {PROVENANCE_FILE} describes; "
+            f"{adapter.label}: {adapter.weights.name} is not the prompt that {PROVENANCE_FILE} describes; "
             f"delete {PROVENANCE_FILE} to load it as a plain PEFT adapter"
         )
     differing = [
@@ -317,7 +252,7 @@ def _check_provenance(lm: FrozenLM, directory: Path, provenance: dict[str, Any],
     ]
     if differing:
         raise UserError(
-            f"prompt '{directory}': tuned on model '{provenance['base_model']}', which is not model '{lm.name}' "
+            f"{adapter.label}: tuned on model '{provenance['base_model']}', which is not model '{lm.name}' "
             f"({'; '.join(differing)}); load the model it was tuned on or tune a prompt for this one"
         )
 

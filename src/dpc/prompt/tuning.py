@@ -17,14 +17,13 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from dpc.errors import UserError
+from dpc.model.adapter_folder import WEIGHTS_FILE, read_adapter_json
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import (
     PROVENANCE_FILE,
-    WEIGHTS_FILE,
     SoftPrompt,
     init_prompt,
     load_adapter,
-    read_json,
     save_adapter,
     tokenizer_fingerprint,
 )
@@ -297,7 +296,8 @@ def _is_finished(job: _Job, resume: bool) -> bool:
         what = "an unfinished tuning: continue it with --resume" if unfinished else "a tuned prompt: load it"
         raise UserError(f"output '{job.output}' holds {what}, or choose another directory")
     if tuned and not unfinished:
-        _refuse_other_inputs(job, read_json(job.output, PROVENANCE_FILE).get("tuning", {}))
+        stored = read_adapter_json(job.output, PROVENANCE_FILE, f"output '{job.output}'")
+        _refuse_other_inputs(job, stored.get("tuning", {}))
     return tuned and not unfinished
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from dpc.analysis.analyze import analyze_run
 from dpc.analysis.folder import Folder
 from dpc.errors import UserError
+from dpc.model.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from dpc.model.lm import FrozenLM
-from dpc.prompt.soft_prompt import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
+from dpc.prompt.soft_prompt import PROVENANCE_FILE
 from dpc.records.directory import RecordFile, RunDirectory, file_sha256
 from dpc.records.results import Results
 from dpc.records.seeds import SeedsResult, summarize_seeds, write_seeds

@@ -11,23 +11,24 @@ from dpc.cli.options import (
     Dtype,
     Limit,
     Model,
-    NeededPrompt,
+    OwnPrompt,
     Revision,
     Set,
     Source,
     TaskName,
     Threads,
     TrustRemoteCode,
-    check_folders,
+    check_folder,
     load_data,
     load_model,
+    own_prompt_folder,
     settings_for,
 )
 from dpc.errors import UserError
 
 
 def calibrate(
-    prompt: NeededPrompt,
+    prompt: OwnPrompt,
     model: Model = "zoo",
     revision: Revision = None,
     task: TaskName = "zoo",
@@ -47,7 +48,8 @@ def calibrate(
     """Choose a trigger's threshold, or ACT's heads, on the dev split, and store it beside the adapter."""
     if split == "test":
         raise UserError(f"--split test: what {method} chooses on test rows spoils the test; expected dev or train")
-    check_folders(model, prompt)
+    check_folder(model)
+    prompt = own_prompt_folder(prompt)
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)
     from dpc.cli.progress import command_line, terminal

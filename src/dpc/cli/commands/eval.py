@@ -22,10 +22,11 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folders,
+    check_folder,
     load_data,
     load_model,
     method_names,
+    prompt_folder,
     settings_for,
 )
 
@@ -52,8 +53,9 @@ def evaluate(
 
     names = method_names(methods)
     check_methods(names)
-    check_folders(model, prompt)
+    check_folder(model)
     chosen = settings_for(model, settings)
+    folder = None if prompt is None else prompt_folder(prompt)
     rows = load_data(task, split, data, chosen, limit)
     from dpc.cli.progress import command_line, terminal
     from dpc.cli.show_results import show_results
@@ -64,6 +66,6 @@ def evaluate(
     run, values = RunDirectory(output, command_line()), get_methods(names)
     with run.lock(), terminal() as report:
         lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
-        setup = load_setup(lm, prompt, values, chosen, task=rows.task.name, tau=tau)
+        setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau)
         results = evaluate_methods(lm, setup, rows, values, chosen, run, report)
     show_results(results, output)

@@ -22,8 +22,9 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folders,
+    check_folder,
     load_model,
+    prompt_folder,
     settings_for,
 )
 
@@ -60,8 +61,9 @@ def generate(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_folders(model, prompt)
+    check_folder(model)
     chosen, known = settings_for(model, settings), get_task(task)
+    folder = None if prompt is None else prompt_folder(prompt)
     questions = read_questions(source, limit)
     if output is not None:
         check_output(output, "--output", [None if source == "-" else Path(source)])
@@ -70,7 +72,7 @@ def generate(
 
     value = get_method(method)
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
-    setup = load_setup(lm, prompt, [value], chosen, task=known.name, tau=tau)
+    setup = load_setup(lm, folder, [value], chosen, task=known.name, tau=tau)
     answers = answer_questions(lm, known, questions, value, setup, chosen)
     with ExitStack() as stack:
         file = sys.stdout if output is None else stack.enter_context(output.open("w", encoding="utf-8"))

@@ -18,8 +18,9 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folders,
+    check_folder,
     load_model,
+    prompt_folder,
     settings_for,
 )
 
@@ -44,10 +45,11 @@ def lab(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_folders(model, prompt)
+    check_folder(model)
     chosen, known = settings_for(model, settings), get_task(task)
+    folder = prompt_folder(prompt)
     from dpc.cli.lab import run_lab
     from dpc.run.session import Session
 
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
-    run_lab(Session(lm, known, prompt, chosen, get_method(method), tau), port, open_browser)
+    run_lab(Session(lm, known, folder, chosen, get_method(method), tau), port, open_browser)

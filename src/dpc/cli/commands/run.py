@@ -14,7 +14,7 @@ from dpc.cli.options import (
     Set,
     Threads,
     TrustRemoteCode,
-    check_folders,
+    check_folder,
     load_model,
     method_names,
     quiet_transformers,
@@ -93,7 +93,7 @@ def run(
         "analyze": analyze,
     }
     draft = draft_recipe(recipe, options, settings or [])
-    check_folders(draft.recipe.model)
+    check_folder(draft.recipe.model)
     quiet_transformers()
     from dpc.cli.show_plan import show_plan
 

@@ -19,8 +19,9 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folders,
+    check_folder,
     load_model,
+    prompt_folder,
     settings_for,
 )
 
@@ -51,14 +52,15 @@ def trace(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_folders(model, prompt)
+    check_folder(model)
     for path, option in ((html, "--html"), (npz, "--npz")):
         if path is not None:
             check_output(path, option)
     chosen, known = settings_for(model, settings), get_task(task)
+    folder = prompt_folder(prompt)
     from dpc.cli.show_trace import show_trace
     from dpc.run.session import Session
 
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
-    session = Session(lm, known, prompt, chosen, get_method(method), tau)
+    session = Session(lm, known, folder, chosen, get_method(method), tau)
     show_trace(session.trace(question, token=token), as_json=as_json, npz=npz, html=html)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from dpc.run.data import Data
     from dpc.settings import Settings
 
-Model = Annotated[str, typer.Option(help="Hub id or local folder of a causal language model; `zoo` ships with dpc.")]
+Model = Annotated[
+    str,
+    typer.Option(help="Hub id, folder or GGUF file (FILE.gguf, ORG/REPO:FILE.gguf) of a model; `zoo` ships with dpc."),
+]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model on the hub; none: its main branch.")
 ]
@@ -102,7 +105,7 @@ def check_folder(model: str) -> None:
     Needs no torch, which takes seconds to load.
     """
     if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
-        raise UserError(f"--model {model}: no such folder; expected zoo, a local folder, or a Hugging Face hub id")
+        raise UserError(f"--model {model}: no such folder or file; expected zoo, a folder, a GGUF file or a hub id")
 
 
 def load_model(
@@ -118,6 +121,10 @@ def load_model(
 
     quiet_transformers()
     set_threads(threads)
+    if model.lower().endswith(".gguf"):
+        from dpc.cli.progress import screen
+
+        screen.print(f"note: unpacking the weights of {model}, which can take a minute", highlight=False)
     return load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
 
 

@@ -23,6 +23,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from dpc.errors import UserError
 from dpc.files import write_json
+from dpc.model.gguf_file import SUFFIX, read_gguf
 
 # Hashing a smaller file takes a few hundredths of a second, so its digests are not cached.
 CACHED_FROM_BYTES = 2**25
@@ -74,7 +75,9 @@ def checkpoint_fingerprint(model: PreTrainedModel, paths: Sequence[Path]) -> tup
     that the model ignores do not count. If weights that ``save_pretrained`` would write are not in the files under
     these names (with or without the prefix of the base model), all tensors in the files count under their own names.
 
-    paths: safetensors files, or state dicts that torch saved. Digests of large files are cached by path, size and time.
+    paths: safetensors files, state dicts that torch saved, or a GGUF file, of which the stored bytes count: its
+    fingerprint is not that of the same weights in another format. Digests of large files are cached by path, size and
+    time.
     Raises ``UserError`` if a file changes while it is read.
     """
     stamps = tuple(FileStamp.of(path) for path in paths)
@@ -143,7 +146,9 @@ def tensor_sha256(tensor: Shaped[Tensor, "..."]) -> str:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == SUFFIX:
+        yield from read_gguf(path.name, path).raw()
+    elif path.suffix == ".safetensors":
         with safe_open(path, framework="pt", device="cpu") as file:
             for name in list(file.keys()):
                 yield name, file.get_tensor(name)

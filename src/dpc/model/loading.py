@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    GgufConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
@@ -29,6 +31,15 @@ from dpc.model.checkpoint import (
 )
 from dpc.model.device import device_of, dtype_for
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, weights_fingerprint
+from dpc.model.gguf_file import (
+    GgufFile,
+    bar_on_terminals,
+    complete_config,
+    complete_tokenizer,
+    gguf_path,
+    read_gguf,
+    refuse_folder_of_gguf,
+)
 from dpc.model.lm import FrozenLM, with_end
 
 EMBEDDED = "zoo"
@@ -42,7 +53,9 @@ def load_lm(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> FrozenLM:
-    """Load a causal language model by hub id or local path; ``zoo`` is the model that the package contains.
+    """Load a causal language model: ``zoo`` (in the package), a hub id, a local folder, or a GGUF file.
+
+    A GGUF file is written FILE.gguf or ORG/REPO:FILE.gguf. transformers unpacks its weights.
 
     dtype: name of a torch type, or ``auto`` (on a GPU the checkpoint's own type, on a CPU float32).
     device: name of a torch device, or ``auto``. revision: branch, tag or commit on the hub, its main branch if None.
@@ -54,25 +67,28 @@ def load_lm(
     """
     place = device_of(device)
     kind = dtype_for(dtype, place)
-    with _folder(name) as path, _loading(name):
-        config, tokenizer = _config_and_tokenizer(name, path, revision, trust_remote_code)
-        before = _stamps(path, revision, config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision,
-            dtype=kind,
-            device_map={"": place},
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            # Otherwise transformers raises an error that does not name them.
-            ignore_mismatched_sizes=True,
-        )
+    with _loading(name), _source(name, revision) as (path, gguf):
+        config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
+        before = _stamps(path, gguf, revision, config)
+        with bar_on_terminals():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                dtype=gguf.own_dtype if gguf and kind == "auto" else kind,
+                device_map={"": place},
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                # Otherwise transformers raises an error that does not name them.
+                ignore_mismatched_sizes=True,
+                **_of_gguf(gguf, config),
+            )
         model, loading_info = loaded
         refuse_misfit(name, model, loading_info)
-        files = weight_files(path, revision, config)
+        files = _weight_files(path, gguf, revision, config)
         fingerprint, stamps = checkpoint_fingerprint(model, files) if files else (weights_fingerprint(model), ())
-        if Path(path).is_dir() and before != stamps:
+        if (gguf or Path(path).is_dir()) and before != stamps:
             raise UserError(f"--model {name}: its weights changed while they were loaded; load it again")
+    model.config.name_or_path = name
     model.eval().requires_grad_(False)
     return with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps))
 
@@ -91,20 +107,28 @@ def load_outline(
     ``revision`` is empty. Arguments and errors are those of ``load_lm``, except errors about weights.
     """
     kind = dtype_for(dtype, device_of(device))
-    with _folder(name) as path, _loading(name):
-        config, tokenizer = _config_and_tokenizer(name, path, revision, trust_remote_code)
-        own = config.dtype if kind == "auto" else kind
+    with _loading(name), _source(name, revision) as (path, gguf):
+        config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
+        stored = gguf.own_dtype if gguf else config.dtype
+        own = stored if kind == "auto" else kind
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=own, trust_remote_code=trust_remote_code)
         with suppress(OSError):  # Optional: from_config derives one from the configuration.
             model.generation_config = GenerationConfig.from_pretrained(path, revision=revision or "main")
+    model.config.name_or_path = name
     model.eval().requires_grad_(False)
     return with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code))
 
 
 def _config_and_tokenizer(
-    name: str, path: str, revision: str | None, trust: bool
+    name: str, path: str, gguf: GgufFile | None, revision: str | None, trust: bool
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    if gguf is not None:
+        config = AutoConfig.from_pretrained(path, gguf_file=str(gguf.path))
+        tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=str(gguf.path))
+        complete_config(gguf, config)
+        complete_tokenizer(gguf, tokenizer)
+        return config, tokenizer
     refuse_adapter(name, path, revision)
     # Explicitly False: by default transformers asks on standard input whether to run the code.
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
@@ -113,20 +137,38 @@ def _config_and_tokenizer(
     return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
 
 
-def _stamps(path: str, revision: str | None, config: PreTrainedConfig) -> tuple[FileStamp, ...]:
-    return tuple(map(FileStamp.of, weight_files(path, revision, config)))
+def _of_gguf(gguf: GgufFile | None, config: PreTrainedConfig) -> dict[str, Any]:
+    if gguf is None:
+        return {}
+    # Where kernels for packed weights are installed, transformers would use them.
+    return {"gguf_file": str(gguf.path), "config": config, "quantization_config": GgufConfig(dequantize=True)}
+
+
+def _weight_files(path: str, gguf: GgufFile | None, revision: str | None, config: PreTrainedConfig) -> tuple[Path, ...]:
+    return (gguf.path,) if gguf else weight_files(path, revision, config)
+
+
+def _stamps(path: str, gguf: GgufFile | None, revision: str | None, config: PreTrainedConfig) -> tuple[FileStamp, ...]:
+    return tuple(map(FileStamp.of, _weight_files(path, gguf, revision, config)))
 
 
 @contextmanager
-def _folder(name: str) -> Iterator[str]:
-    """The folder or hub id that transformers loads ``name`` from."""
+def _source(name: str, revision: str | None) -> Iterator[tuple[str, GgufFile | None]]:
+    """The folder or hub id that transformers loads ``name`` from, and the GGUF file that it reads, if any."""
     if name == EMBEDDED:
         with as_file(files("dpc.zoo") / "model") as path:
-            yield str(path)
+            yield str(path), None
+        return
+    found = gguf_path(name, revision)
+    if found is not None:
+        # An empty folder: transformers would take tokenizer files from beside the GGUF file.
+        with TemporaryDirectory() as empty:
+            yield empty, read_gguf(name, found)
         return
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        refuse_folder_of_gguf(name)
         raise UserError(f"--model {name}: has no config.json; expected a folder in Hugging Face format, or a hub id")
-    yield name
+    yield name, None
 
 
 @contextmanager
@@ -140,5 +182,5 @@ def _loading(name: str) -> Iterator[None]:
             raise needs_code(name, "auto_map in its configuration") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a local folder, or a Hugging Face hub id"
+            f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a folder, a GGUF file or a hub id"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dpc.methods.method import Method
 from dpc.model.adapter_folder import adapter_folder
 from dpc.model.lm import FrozenLM
 from dpc.model.loading import load_lm
+from dpc.model.notices import notices
 from dpc.model.wrap import wrap_model
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter, prompt_of
 from dpc.records.directory import RunDirectory
@@ -58,10 +60,25 @@ def load_model(
     tokenizer: needed with a model object. That object is put into evaluation mode, and its parameters are frozen.
     dtype: float32, bfloat16, float16, float64 or auto (the checkpoint's own on a GPU, float32 on a CPU). device: cpu,
     cuda, cuda:1 or auto.
+    Warns of what its user may not expect: a context that is shortened, generation settings that are not used.
     Raises ``UserError`` for a model that is not there, not whole, or cannot be decoded exactly.
     """
     if isinstance(model, FrozenLM):
         return model
+    lm = _loaded(model, tokenizer, dtype, device, revision, trust_remote_code)
+    for notice in notices(lm):
+        warnings.warn(notice, stacklevel=2)
+    return lm
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dtype: str,
+    device: str,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> FrozenLM:
     if isinstance(model, str | Path):
         with _without_bars():
             return load_lm(

@@ -118,14 +118,16 @@ def load_model(
 ) -> FrozenLM:
     """A frozen model, loaded without transformers' messages on the terminal."""
     from dpc.model.loading import load_lm
+    from dpc.model.notices import notices
 
     quiet_transformers()
     set_threads(threads)
     if model.lower().endswith(".gguf"):
-        from dpc.cli.progress import screen
-
-        screen.print(f"note: unpacking the weights of {model}, which can take a minute", highlight=False)
-    return load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+        _say(f"unpacking the weights of {model}, which can take a minute")
+    lm = load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    for notice in notices(lm):
+        _say(notice)
+    return lm
 
 
 def set_threads(threads: int | None) -> None:
@@ -137,11 +139,13 @@ def set_threads(threads: int | None) -> None:
         return
     used, busy = torch.get_num_threads(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if used > 1 and busy >= 2 * used:
-        from dpc.cli.progress import screen
+        _say(f"a load of {busy:.0f} on {used} threads: fewer may be much faster, --threads 1")
 
-        screen.print(
-            f"note: a load of {busy:.0f} on {used} threads: fewer may be much faster, --threads 1", highlight=False
-        )
+
+def _say(notice: str) -> None:
+    from dpc.cli.progress import screen
+
+    screen.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
 
 
 def quiet_transformers() -> None:

@@ -74,8 +74,8 @@ def check_fits(lm: FrozenLM, request: Request, name: str) -> None:
         raise UserError(f"{name}: the question has no tokens; expected some text")
     if len(request) >= lm.context:
         raise UserError(
-            f"{name}: {len(request)} tokens with the soft prompt, but the context of {lm.name} holds {lm.context} "
-            "and an answer must fit as well; shorten the question or leave the row out"
+            f"{name}: {len(request)} tokens with the soft prompt, but the context of {lm.name} holds "
+            f"{lm.context_limit} and an answer must fit as well; shorten the question or leave the row out"
         )
 
 

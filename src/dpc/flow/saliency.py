@@ -332,7 +332,7 @@ def _require_ready(
         if length > lm.context:
             raise UserError(
                 f"instance {index}: {length} positions ({prompt} prompt, {len(question)} question, {len(rationale)} "
-                f"rationale) exceed the context of {lm.context}; shorten the question or the generation"
+                f"rationale) exceed the context of {lm.context_limit}; shorten the question or the generation"
             )
         unknown = [token for token in (*question, *rationale) if not 0 <= token < lm.vocab_size]
         if unknown:

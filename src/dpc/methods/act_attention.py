@@ -157,7 +157,7 @@ def calibrated_attention(lm: FrozenLM, calibration: SinkCalibration) -> Iterator
     Raises ``UserError`` for a head that the model doesn't have, or attention that cannot be reproduced.
     """
     check_reproduces(lm)
-    heads = int(lm.model.config.num_attention_heads)
+    heads = int(lm.config.num_attention_heads)
     for layer, head in calibration.heads:
         if not (0 <= layer < lm.layers and 0 <= head < heads):
             raise UserError(

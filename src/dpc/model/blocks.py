@@ -21,8 +21,9 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
 
     Raises ``UserError`` unless the model has exactly one list with one module per layer.
     """
-    layers = int(model.config.num_hidden_layers)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    decoder = model.get_decoder()
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
     outer = [each for each in lists if not any(each is not other and _holds(other, each) for other in lists)]
     if len(outer) != 1:
         raise UserError(

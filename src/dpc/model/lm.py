@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpc.errors import UserError
 from dpc.model.checkpoint import LOADING_ERRORS
+from dpc.model.context import Context, context_of
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint
 
 
@@ -56,14 +57,24 @@ class FrozenLM:
         return weight.shape[0], weight.shape[1]
 
     @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the language model; of a multimodal model, that of its text part."""
+        return self.model.config.get_text_config()
+
+    @property
     def layers(self) -> int:
         """Number of transformer blocks."""
-        return int(self.model.config.num_hidden_layers)
+        return int(self.config.num_hidden_layers)
 
     @property
     def context(self) -> int:
         """Longest sequence in tokens, soft prompt included."""
-        return int(getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length))
+        return self.context_limit.tokens
+
+    @property
+    def context_limit(self) -> Context:
+        """The context with the reason for it, for messages."""
+        return context_of(self.config, int(self.tokenizer.model_max_length))
 
     @property
     def device(self) -> torch.device:

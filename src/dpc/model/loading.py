@@ -30,6 +30,7 @@ from dpc.model.checkpoint import (
     weight_files,
 )
 from dpc.model.device import device_of, dtype_for
+from dpc.model.features import refuse_features
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, weights_fingerprint
 from dpc.model.gguf_file import (
     GgufFile,
@@ -63,7 +64,8 @@ def load_lm(
 
     ``revision`` of the result is the ``checkpoint_fingerprint`` of the weights.
     Raises ``UserError`` if there is no such model, type or device, if the model needs code of its own that may not run,
-    or if the checkpoint does not hold exactly the weights that its config.json describes.
+    if the checkpoint does not hold exactly the weights that its config.json describes, or, before weights are
+    loaded, if its configuration has a feature that cannot be computed exactly (``dpc.model.features``).
     """
     place = device_of(device)
     kind = dtype_for(dtype, place)
@@ -127,6 +129,7 @@ def _config_and_tokenizer(
         config = AutoConfig.from_pretrained(path, gguf_file=str(gguf.path))
         tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=str(gguf.path))
         complete_config(gguf, config)
+        refuse_features(name, config)
         complete_tokenizer(gguf, tokenizer)
         return config, tokenizer
     refuse_adapter(name, path, revision)
@@ -134,6 +137,7 @@ def _config_and_tokenizer(
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
     if not trust:
         refuse_own_code(name, path, revision, config)
+    refuse_features(name, config)
     return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
 
 

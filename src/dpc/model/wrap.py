@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpc.errors import UserError
+from dpc.model.features import refuse_features
 from dpc.model.fingerprint import weights_fingerprint
 from dpc.model.lm import FrozenLM, with_end
 from dpc.model.peft_adapter import SOFT_PROMPTS
@@ -19,11 +20,13 @@ def wrap_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str |
     The model is set to evaluation mode, and no parameter stays trainable. Its weights are hashed in full.
     model: a transformers model, or a PEFT model with a soft prompt, of which the base model is taken (``prompt_of``
     takes its soft prompt). name: where it was loaded from, as transformers recorded it, if None.
-    Raises ``UserError`` for another kind of model, or if neither model nor tokenizer has an end token.
+    Raises ``UserError`` for another kind of model, for a feature that cannot be computed exactly, or if
+    neither model nor tokenizer has an end token.
     """
     base = _base_model(model)
     base.eval().requires_grad_(False)
     name = name or str(base.config.name_or_path) or type(base).__name__
+    refuse_features(name, base.config)
     return with_end(FrozenLM(base, tokenizer, name, weights_fingerprint(base)))
 
 

@@ -180,7 +180,7 @@ def _peft_config(lm: FrozenLM, length: int) -> dict[str, Any]:
         num_virtual_tokens=length,
         token_dim=lm.hidden_size,
         num_transformer_submodules=1,
-        num_attention_heads=lm.model.config.num_attention_heads,
+        num_attention_heads=lm.config.num_attention_heads,
         num_layers=lm.layers,
         # The vectors come from the file. With "TEXT", PEFT would load a tokenizer to initialize them.
         prompt_tuning_init="RANDOM",

@@ -43,7 +43,8 @@ def encode_rows(
         if length > limit:
             raise UserError(
                 f"{split} row {number}: {length} tokens, the prompt's {prompt_length} included, where {limit} fit (the "
-                f"model's context is {lm.context}); drop or shorten the row, shorten the prompt, or raise max_length"
+                f"model's context is {lm.context_limit}); drop or shorten the row, shorten the prompt, or raise "
+                "max_length"
             )
         encoded.append(row)
     return encoded

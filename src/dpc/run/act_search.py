@@ -129,7 +129,7 @@ def search_heads(
     held_out, act = _held_out(data, settings), settings.act
     max_new_tokens = settings.decoding.max_new_tokens or data.task.max_new_tokens
     made_from = search_inputs(lm, prompt.sha256, data, settings)
-    heads = heads_to_try(lm.layers, int(lm.model.config.num_attention_heads), act)
+    heads = heads_to_try(lm.layers, int(lm.config.num_attention_heads), act)
     requests = [Request(lm.encode(data.task.prompt(example)), prompt) for example in held_out.examples]
     for example, request in zip(held_out.examples, requests, strict=True):
         check_fits(lm, request, example.id)

@@ -48,7 +48,7 @@ class Shape:
     @classmethod
     def of(cls, lm: FrozenLM) -> Shape:
         """The shape of a model; its weights are not looked at."""
-        config, size = lm.model.config, lm.dtype.itemsize
+        config, size = lm.config, lm.dtype.itemsize
         parameters = sum(parameter.numel() for parameter in lm.model.parameters())
         # Embeddings are looked up; the head is a product, with a table of its own or with the embedding's.
         looked_up = sum(m.weight.numel() for m in lm.model.modules() if isinstance(m, torch.nn.Embedding))

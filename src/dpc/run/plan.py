@@ -11,6 +11,7 @@ from dpc.errors import UserError
 from dpc.methods.method import Method
 from dpc.model.device import device_of
 from dpc.model.lm import FrozenLM
+from dpc.model.notices import notices
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import heads_to_try
 from dpc.run.data import Data
@@ -116,7 +117,7 @@ def make_plan(prepared: Prepared, output: Path) -> Plan:
             recipe, standing
         )
     dtype = str(lm.dtype).removeprefix("torch.")
-    notes = (*_notes(recipe, shape, speed, stages), *prepared.notes)
+    notes = (*_notes(recipe, shape, speed, stages), *notices(lm), *prepared.notes)
     return Plan(recipe, output, shape, speed, dtype, tuple(stages), notes)
 
 

@@ -114,7 +114,7 @@ def _check_lengths(recipe: Recipe, lm: FrozenLM, splits: Mapping[str, Data], fou
     if recipe.tunes:
         if tuning.length >= lm.context:
             found.mistakes.append(
-                f"tuning.length {tuning.length}: the context of {lm.name} holds {lm.context} tokens, "
+                f"tuning.length {tuning.length}: the context of {lm.name} holds {lm.context_limit}, "
                 "and question and answer must fit as well; take a shorter prompt"
             )
             return

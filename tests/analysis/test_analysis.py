@@ -38,7 +38,7 @@ from tests.tiny_models import tiny_lm
 def flow(late: float, beta: float = 1.0, ratio: float = 0.0, concentration: float = 1.0) -> InstanceFlow:
     one, values = np.array([1.0, 2.0]), (late, beta, ratio)
     late_flow, mean, share = map(np.array, values)
-    return InstanceFlow(one, one, one, one, np.array(concentration), late_flow, mean, share)
+    return InstanceFlow(one, one, one, one, np.array(concentration), late_flow, mean, share, np.arange(2))
 
 
 def instances(count: int) -> list[Instance]:
@@ -111,7 +111,7 @@ def test_a_table_of_one_row_or_one_column_has_no_test(accumulated: Any, changed:
 
 def material(flows: list[InstanceFlow], k: float) -> Material:
     drawn = [(instance, one) for instance, one in zip(instances(len(flows)), flows, strict=True)]
-    return Material(drawn, drawn[:1], drawn[1:], [], lambda _: pytest.fail("no map"), (0,), 2, k, 0.5)
+    return Material(drawn, drawn[:1], drawn[1:], [], lambda _: pytest.fail("no map"), (0,), (0, 1), k, 0.5)
 
 
 def test_figure_4a_says_that_it_cannot_be_tested_where_no_instance_has_accumulation() -> None:

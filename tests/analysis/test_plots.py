@@ -45,7 +45,7 @@ def curves() -> LayerCurves:
         for group, factor in (("all", 1.0), ("right", 0.5), ("wrong", 3.0)):
             mean = np.array([1.0, 4.0, 2.0, 0.5]) * scale * factor
             made.append(Curve(flow, group, 7, mean, 0.8 * mean, 1.3 * mean))
-    return LayerCurves(tuple(made), (0, 1))
+    return LayerCurves(tuple(made), (0, 1), (0, 1, 2, 3))
 
 
 def heat(tokens: tuple[str, ...] = HOSTILE, prompt: int = 3, question: int = 6, most: int = 160) -> HeatMap:

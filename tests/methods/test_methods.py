@@ -82,14 +82,17 @@ def test_dpc_by_hand(lm: FrozenLM, prompt: SoftPrompt, decoding: DecodingSetting
     for question, answer in zip(QUESTIONS, made, strict=True):
         first = greedy(lm, [Request(question, prompt)], NEW_TOKENS)[0]
         saliency = prompt_saliency(lm, prompt.vectors, [question], [first.ids])[0]
-        token = key_token(accumulation_profile(saliency, shallow_layers(lm.layers)))
+        token = key_token(accumulation_profile(saliency, shallow_layers(range(lm.layers))))
         corrupted = SoftPrompt.of(corrupt(prompt.vectors, token, 30.0), lm.name)
         second = greedy(lm, [Request(question, corrupted)], NEW_TOKENS)[0]
         assert (answer.first, answer.second, answer.final) == (first, second, second)
         assert answer.decision is not None
         assert answer.decision.key_token == token
         assert answer.decision.statistic == affected_share(rationale_influence(saliency)).ratio
-        profile, influence = accumulation_profile(saliency, shallow_layers(lm.layers)), rationale_influence(saliency)
+        profile, influence = (
+            accumulation_profile(saliency, shallow_layers(range(lm.layers))),
+            rationale_influence(saliency),
+        )
         assert answer.decision.evidence == About(
             Evidence(
                 beta=affected_share(influence).beta,

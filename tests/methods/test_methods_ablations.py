@@ -118,7 +118,7 @@ def test_the_first_token_is_position_0(lm: FrozenLM, prompt: SoftPrompt) -> None
 def test_the_least_token_gathers_least(lm: FrozenLM, prompt: SoftPrompt) -> None:
     for question, answer in zip(QUESTIONS, answers("least_token_corruption", lm, always(prompt)), strict=True):
         [saliency] = prompt_saliency(lm, prompt.vectors, [question], [answer.first.ids])
-        token = int(accumulation_profile(saliency, shallow_layers(lm.layers)).argmin())
+        token = int(accumulation_profile(saliency, shallow_layers(range(lm.layers))).argmin())
         profile = decision(answer).evidence.profile
         assert profile is not None
         assert decision(answer).key_token == token == profile.index(min(profile))

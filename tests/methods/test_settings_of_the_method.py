@@ -92,7 +92,7 @@ def test_the_loss_of_the_method_has_the_end_token_where_it_is_asked_for(lm: Froz
 
 def test_shallow_layers_are_averaged_or_the_largest_counts(lm: FrozenLM, prompt: SoftPrompt) -> None:
     for index, answer in enumerate(answers(lm, prompt, shallow_aggregation="max", shallow_stop=0.75)):
-        layers = shallow_layers(lm.layers, stop=0.75)
+        layers = shallow_layers(range(lm.layers), stop=0.75)
         [saliency] = prompt_saliency(lm, prompt.vectors, [QUESTIONS[index]], [answer.first.ids])
         largest = torch.stack([saliency.scores[layer].mean(0) for layer in layers]).amax(0)
         assert torch.allclose(accumulation_profile(saliency, layers, "max"), largest)
@@ -140,6 +140,6 @@ def test_cost_counts_tokens_through_blocks(lm: FrozenLM, prompt: SoftPrompt) -> 
     assert answer.second is not None
     read = sum(question + len(g.ids) - 1 + (g.finish == "eos") for g in (answer.first, answer.second))
     written, traced = len(answer.first.ids), question + len(answer.first.ids)
-    shallow = shallow_layers(blocks)[0]
+    shallow = shallow_layers(range(blocks))[0]
     assert answer.cost.forward_tokens == pytest.approx(read + written / blocks + traced)
     assert answer.cost.backward_tokens == pytest.approx(written / blocks + traced * (blocks - shallow) / blocks)

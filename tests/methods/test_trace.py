@@ -60,7 +60,7 @@ def test_a_trace_is_its_parts_put_together(gamma: float | None, token: int | Non
     first = greedy(prompt())
     [saliency] = prompt_saliency(lm(), prompt().vectors, [QUESTION], [first.ids])
     influence = rationale_influence(saliency)
-    profile = accumulation_profile(saliency, shallow_layers(4))
+    profile = accumulation_profile(saliency, shallow_layers(range(4)))
     masked = key_token(profile) if token is None else token
     corrupted = corrupt(prompt().vectors, masked, 10.0 if gamma is None else gamma)
     assert trace.look.first.generation == first

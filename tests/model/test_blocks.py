@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from dpc.errors import UserError
-from dpc.model.blocks import decoder_blocks, pass_through, replaced_forward
+from dpc.model.blocks import decoder_blocks, replaced_forward, softmax_blocks
 from tests.eager_oracle import instance, own_loss
-from tests.tiny_models import ARCHITECTURES, HIDDEN, tiny_lm
+from tests.tiny_hybrids import hybrid_lm
+from tests.tiny_models import ARCHITECTURES, tiny_lm
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
@@ -48,7 +49,7 @@ def test_blocks_compute_something_else_only_inside(architecture: str) -> None:
     with replaced_forward(lm.model, around):
         assert torch.equal(own_loss(lm, case)[1].logits, before)
     assert seen == [0, 1, 2]
-    with replaced_forward(lm.model, lambda layer, forward: pass_through):
+    with replaced_forward(lm.model, lambda layer, forward: lambda states, *_, **__: states):
         assert not torch.equal(own_loss(lm, case)[1].logits, before)
     assert torch.equal(own_loss(lm, case)[1].logits, before)
 
@@ -64,6 +65,8 @@ def test_blocks_are_put_back_after_an_error() -> None:
     assert not any("forward" in block.__dict__ for block in decoder_blocks(lm.model))
 
 
-def test_a_block_that_does_nothing_hands_on_what_it_was_given() -> None:
-    hidden = torch.ones(1, 2, HIDDEN)
-    assert pass_through(hidden, None, position_ids=None) is hidden
+@pytest.mark.parametrize(
+    ("name", "layers"), [("lfm2", (1, 3)), ("falcon_h1", (0, 1, 2, 3)), ("zamba2", (1, 3)), ("mamba", ())]
+)
+def test_blocks_with_softmax_attention_are_known_without_a_pass(name: str, layers: tuple[int, ...]) -> None:
+    assert softmax_blocks(hybrid_lm(name).model) == layers

@@ -165,19 +165,19 @@ def test_a_search_from_other_settings_begins_anew(lm: FrozenLM, prompt: SoftProm
     ("layers", "expected"), [(32, range(2, 31)), (40, range(3, 38)), (12, range(1, 11)), (4, range(1, 3))]
 )
 def test_the_middle_layers_are_act_s_29_of_32(layers: int, expected: range) -> None:
-    assert heads_to_try(layers, 2, ActSettings()) == [(layer, head) for layer in expected for head in range(2)]
+    assert heads_to_try(range(layers), 2, ActSettings()) == [(layer, head) for layer in expected for head in range(2)]
 
 
 def test_a_limit_on_heads_spreads_them() -> None:
-    every = heads_to_try(32, 32, ActSettings())
-    some = heads_to_try(32, 32, ActSettings(max_heads=58))
+    every = heads_to_try(range(32), 32, ActSettings())
+    some = heads_to_try(range(32), 32, ActSettings(max_heads=58))
     assert some == every[::16]
-    assert heads_to_try(32, 32, ActSettings(max_heads=10**6)) == every
+    assert heads_to_try(range(32), 32, ActSettings(max_heads=10**6)) == every
 
 
 def test_a_model_without_middle_layers_is_refused() -> None:
     with pytest.raises(UserError, match="none of 2 layers"):
-        heads_to_try(2, 4, ActSettings())
+        heads_to_try(range(2), 4, ActSettings())
 
 
 def test_what_was_searched_for_something_else_is_refused(

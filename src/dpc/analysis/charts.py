@@ -29,16 +29,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCurves:
-    """Figure 2a. shallow: the layers that Eq 6 is averaged over."""
+    """Figure 2a. shallow: the layers that Eq 6 is averaged over. layers: of each value of a curve."""
 
     curves: tuple[Curve, ...]
     shallow: tuple[int, ...]
+    layers: tuple[int, ...]
 
     def columns(self) -> Columns:
         """A row per curve and layer."""
         table: Columns = {name: [] for name in ("flow", "group", "instances", "layer", "mean", "low", "high")}
         for curve in self.curves:
-            for layer, values in enumerate(zip(curve.mean, curve.low, curve.high, strict=True)):
+            for layer, *values in zip(self.layers, curve.mean, curve.low, curve.high, strict=True):
                 row = (curve.flow, curve.group, curve.instances, layer, *map(float, values))
                 for column, value in zip(table.values(), row, strict=True):
                     column.append(value)

@@ -95,7 +95,7 @@ class Collector:
         every = sample.each()
         flows = dict(zip((i.example.id for i in every), self.flows(every, progress), strict=True))
         drawn, right, wrong = (_measured(group, flows) for group in (sample.drawn, sample.right, sample.wrong))
-        layers, settings = len(drawn[0][1].to_question), self.evaluation.settings
+        layers, settings = tuple(drawn[0][1].layers.tolist()), self.evaluation.settings
         return Material(
             drawn=drawn,
             right=right,

@@ -26,6 +26,7 @@ from dpc.analysis.charts import Chart, CoOccurrence, Distributions, HeatMap, Hea
 from dpc.analysis.instances import Instance
 from dpc.analysis.marked_columns import attention_sinks, gathering_columns
 from dpc.analysis.store import Array, InstanceFlow, InstanceMap
+from dpc.flow.shallow import name_layers
 from dpc.report.formats import number, p_value
 from dpc.settings import ActSettings
 from dpc.stats import RankTest, mann_whitney
@@ -40,7 +41,8 @@ class Material:
     """What figures are made from: measured instances, and a function that gives the whole map of one.
 
     drawn: of all instances. right, wrong: drawn among those alone. recorded: ``S_late`` of every judged instance in the
-    records, with whether its answer is right. shallow: layers of Eq 6. k: of Eq 7.
+    records, with whether its answer is right. shallow: layers of Eq 6. layers: all with softmax
+    attention. k: of Eq 7.
     """
 
     drawn: Sequence[Measured]
@@ -49,7 +51,7 @@ class Material:
     recorded: Sequence[tuple[float, bool]]
     map_of: Callable[[Instance], InstanceMap]
     shallow: tuple[int, ...]
-    layers: int
+    layers: tuple[int, ...]
     k: float
     tau: float
 
@@ -85,12 +87,14 @@ def _layer_curves(m: Material) -> Figure:
     curves = tuple(curve(flow, group, value) for (flow, group), value in values.items())
     numbers = {
         flow: {
-            "peak_layer": int(values[flow, "all"].mean(0).argmax()),
-            "resamples_with_peak_in_shallow_layers": peaks_within(values[flow, "all"], m.shallow),
+            "peak_layer": m.layers[int(values[flow, "all"].mean(0).argmax())],
+            "resamples_with_peak_in_shallow_layers": peaks_within(
+                values[flow, "all"], [m.layers.index(layer) for layer in m.shallow]
+            ),
         }
         for flow in ("question", "rationale")
     }
-    where = _layer_range(m.shallow)
+    where = name_layers(m.shallow)
     peaks = "; ".join(
         f"to the {flow} it peaks in layer {n['peak_layer']}, in {where} in "
         f"{n['resamples_with_peak_in_shallow_layers']:.0%} of resamples"
@@ -99,11 +103,11 @@ def _layer_curves(m: Material) -> Figure:
     sizes = ", ".join(f"{len(members)} {_OF[group]}" for group, members in groups.items() if members)
     return Figure(
         "Flow of information from the soft prompt, layer by layer",
-        f"Of {m.layers} layers, from 0: {peaks}.",
+        f"Of {_counted(m.layers)}: {peaks}.",
         f"Mean saliency S_pq (Eqs 2, 3) and S_pr (Eqs 4, 5) over instances ({sizes}) with 95% intervals of the "
         f"bootstrap. Grey: {where}, the shallow ones.",
         {"shallow_layers": list(m.shallow), **numbers},
-        LayerCurves(curves, m.shallow),
+        LayerCurves(curves, m.shallow, m.layers),
     )
 
 
@@ -117,7 +121,7 @@ def _shallow_map(m: Material) -> Figure:
         "Saliency in the shallow layers",
         f"In {instance.example.id} virtual token {token} gathers {number(times)} times the mean "
         f"({'over' if times > m.k else 'not over'} k = {m.k:g}); over k in {share} of {len(m.drawn)} instances.",
-        f"Eq 1, mean over {_layer_range(m.shallow)}, of the instance with the most accumulation (Eq 7) among the "
+        f"Eq 1, mean over {name_layers(m.shallow)}, of the instance with the most accumulation (Eq 7) among the "
         f"{len(m.drawn)} drawn: the clearest case, not a typical one. Its answer is {_verdict(instance)}.",
         {"example_id": instance.example.id, "correct": instance.correct, "virtual_token": token, "times_mean": times},
         HeatMaps((heat,), 1),
@@ -135,7 +139,7 @@ def _right_and_wrong(m: Material) -> Figure:
     return Figure(
         "Saliency in shallow and last layers of a right and a wrong answer",
         f"{'; '.join(said)}.",
-        f"Eq 1, mean over {_layer_range(m.shallow)}, and the last layer. The instances are the ones with the median "
+        f"Eq 1, mean over {name_layers(m.shallow)}, and the last layer. The instances are the ones with the median "
         f"S_late among {len(m.right)} right and {len(m.wrong)} wrong ones: typical, not the clearest cases. {_MARKED}",
         {_verdict(i): {"example_id": i.example.id} | _values(f, m) for i, f in both},
         HeatMaps(maps, 2),
@@ -340,8 +344,9 @@ def _verdict(instance: Instance) -> str:
     return "right" if instance.correct else "wrong"
 
 
-def _layer_range(layers: Sequence[int]) -> str:
-    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+def _counted(layers: Sequence[int]) -> str:
+    every = list(layers) == list(range(len(layers)))
+    return f"{len(layers)} layers, from 0" if every else f"the layers with softmax attention, {name_layers(layers)}"
 
 
 def _tested(found: Dependence) -> str:

@@ -20,6 +20,7 @@ from dpc.flow.measures import (
 from dpc.flow.saliency import prompt_saliency
 from dpc.flow.shallow import shallow_layers
 from dpc.flow.trigger import affected_share
+from dpc.model.eager_check import softmax_layers
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import MethodSettings
@@ -38,7 +39,7 @@ def measure_flows(
     Raises ``UserError`` as ``prompt_saliency`` does.
     """
     found = prompt_saliency(lm, prompt.vectors, questions, rationales, None, settings.head_reduction)
-    shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
+    shallow = shallow_layers(softmax_layers(lm), settings.shallow_start, settings.shallow_stop)
     return [_flow(saliency, shallow, settings) for saliency in found]
 
 
@@ -55,6 +56,7 @@ def _flow(saliency: Saliency, shallow: Sequence[int], settings: MethodSettings) 
         late_flow=np.array(late_flow(influence)),
         beta=np.array(affected.beta),
         ratio=np.array(affected.ratio),
+        layers=np.array(saliency.layers),
     )
 
 
@@ -65,8 +67,9 @@ def measure_map(
 
     Raises ``UserError`` as ``flow_map`` does.
     """
-    shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
-    layers = sorted({*shallow, lm.layers - 1})
+    known = softmax_layers(lm)
+    shallow = shallow_layers(known, settings.shallow_start, settings.shallow_stop)
+    layers = sorted({*shallow, known[-1]})
     found = flow_map(lm, prompt.vectors, question, rationale, layers, settings.head_reduction)
     chosen = [layers.index(layer) for layer in shallow]
     both = [np.stack([_array(m[chosen].mean(0)), _array(m[-1])]) for m in (found.saliency, found.attention)]

@@ -110,7 +110,7 @@ def _layer_curves(chart: LayerCurves) -> Figure:
     for row, groups in enumerate((("all",), ("right", "wrong"))):
         for column, flow in enumerate(("question", "rationale")):
             shown = [c for c in chart.curves if c.flow == flow and c.group in groups]
-            _curves(axes[row][column], shown, chart.shallow)
+            _curves(axes[row][column], shown, chart)
             axes[row][column].set_ylim(0, 1.05 * tops[flow])
             _plain_numbers(axes[row][column])
             if row == 0:
@@ -122,14 +122,15 @@ def _layer_curves(chart: LayerCurves) -> Figure:
     return figure
 
 
-def _curves(axis: Axes, curves: Sequence[Curve], shallow: Sequence[int]) -> None:
+def _curves(axis: Axes, curves: Sequence[Curve], chart: LayerCurves) -> None:
+    shallow, layers = chart.shallow, chart.layers
     axis.axvspan(shallow[0] - 0.5, shallow[-1] + 0.5, color=PALE, alpha=0.6, linewidth=0, zorder=0)
     for curve in curves:
-        layers, look = np.arange(len(curve.mean)), LINES[curve.group]
+        look = LINES[curve.group]
         axis.fill_between(layers, curve.low, curve.high, color=look["color"], alpha=0.18, linewidth=0)
         axis.plot(layers, curve.mean, label=f"{curve.group}, n = {curve.instances}", **look)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlim(-0.5, len(curves[0].mean) - 0.5 if curves else 0.5)
+    axis.set_xlim(-0.5, layers[-1] + 0.5)
     if curves:
         axis.legend(loc="upper right")
 

@@ -23,7 +23,8 @@ Array = np.ndarray
 class InstanceFlow:
     """The flow of information in one instance, Eqs 2 to 13.
 
-    to_question, to_rationale: ``S_pq(l)`` and ``S_pr(l)``, a value per layer. profile: ``S_acc(j)`` over the shallow
+    to_question, to_rationale: ``S_pq(l)`` and ``S_pr(l)``, a value for each of ``layers``, those with softmax
+    attention. profile: ``S_acc(j)`` over the shallow
     layers; concentration: its largest value over its mean, which Eq 7 compares with k. influence: ``s_i``.
     late_flow, beta, ratio: ``S_late``, the mean of ``s_i`` over the early rationale, and R.
     """
@@ -36,6 +37,7 @@ class InstanceFlow:
     late_flow: Float[Array, ""]
     beta: Float[Array, ""]
     ratio: Float[Array, ""]
+    layers: Int[Array, " layer"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

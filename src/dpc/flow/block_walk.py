@@ -22,8 +22,9 @@ from transformers.cache_utils import CacheLayerMixin
 
 from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
-from dpc.model.blocks import replaced_forward
+from dpc.model.blocks import as_block, replaced_forward
 from dpc.model.capture import capture_attention
+from dpc.model.eager_check import as_block_output
 from dpc.model.lm import FrozenLM
 from dpc.prompt.prefix import PromptPrefix
 
@@ -65,9 +66,9 @@ class _Block:
 
 
 def forward_by_block(
-    lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: PromptPrefix, first_layer: int
+    lm: FrozenLM, embedded: Float[Tensor, "batch row d"], prefix: PromptPrefix | None, first_layer: int
 ) -> ForwardPass:
-    """One forward pass over the rows after ``prefix``, with gradients from block ``first_layer`` on.
+    """One forward pass over the rows after ``prefix`` (None: from position 0), with gradients from ``first_layer`` on.
 
     embedded: input embeddings, padded on the right.
 
@@ -131,7 +132,7 @@ def backward_by_block(
         while forward.blocks:
             block = forward.blocks.pop()
             layer = forward.first + len(forward.blocks)
-            with block.stored.replay():
+            with block.stored.replay(), as_block(layer):
                 output = block.forward(block.hidden)
             wanted = [attended for _, attended in seen] + ([block.hidden] if forward.blocks else [])
             gradients = torch.autograd.grad(output, wanted, gradient)
@@ -146,7 +147,7 @@ def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Floa
     """Logits for the output of the last block, differentiable: the model's own final norm and head."""
 
     def around(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *_, **__: hidden
+        return lambda *_, **__: as_block_output(lm, hidden)
 
     with replaced_forward(lm.model, around):
         return lm.last_logits(torch.zeros_like(hidden), hidden.shape[1])
@@ -211,13 +212,26 @@ class _Stored(TorchDispatchMode):
             raise RuntimeError(f"{len(self._results)} stored results were not used: the passes differ")
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._recording and operation._schema.is_mutable:
+            self._protect(args[0])
         expensive = operation in _FUSED or (operation in _PRODUCTS and (self._wide or _narrow(*args)))
         if not (expensive and self._recording):
             return self._results.popleft() if expensive else operation(*args, **(kwargs or {}))
         result, self._saved = operation(*args, **(kwargs or {})), 0
-        # Detached: autograd attaches the graph of this pass to the result that is returned.
-        self._results.append(tree_map_only(Tensor, Tensor.detach, result))
+        # Autograd attaches the graph of this pass to the result that is returned. The stored one must be no view of it:
+        # a view could not be changed in place by the next pass.
+        self._results.append(tree_map_only(Tensor, lambda tensor: tensor.data, result))
         return result
+
+    def _protect(self, changed: Any) -> None:
+        """Copy a stored result before the model changes it in place (Llama 4 adds its experts to a product)."""
+        if not isinstance(changed, Tensor):
+            return
+        self._saved += 1
+        storage = changed.untyped_storage().data_ptr()
+        for at, result in enumerate(self._results):
+            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() == storage:
+                self._results[at] = result.clone()
 
     def _count(self, tensor: Tensor) -> None:
         self._saved += 1

@@ -2,11 +2,13 @@
 
 Row ``i`` of the last layer's saliency depends on the loss at position ``i`` alone, and on keys and values that are
 there already. So the last block, the norm and the head run forward and backward over the rationale, and nothing else.
+For which models this holds, ``local_check`` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +21,12 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from dpc.engine import Decoded
+from dpc.errors import UserError
 from dpc.flow.saliency import loss_gradient, saliency_block
 from dpc.model.attention_call import AttentionCall
-from dpc.model.blocks import Around, Forward, pass_through, replaced_forward
+from dpc.model.blocks import Around, Forward, replaced_forward
 from dpc.model.capture import capture_attention
-from dpc.model.eager_check import check_reproduces
+from dpc.model.eager_check import as_block_output, check_reproduces
 from dpc.model.lm import FrozenLM
 from dpc.types import IGNORED_LABEL, HeadReduction, InfluenceRow
 
@@ -103,7 +106,7 @@ class _LastBlock:
 
     def run(self, lm: FrozenLM, batch: _Batch) -> None:
         """Run the model's forward function on ``batch``; the blocks before the last pass their input through."""
-        around = self._only_the_last(lm.layers, batch.hidden)
+        around = self._only_the_last(lm, batch)
         with replaced_forward(lm.model, around), capture_attention(lm.model, [lm.layers - 1], self._visit):
             # No logits here: norm and head run over a few positions at a time, later.
             keywords = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
@@ -113,15 +116,18 @@ class _LastBlock:
         self.call, self.output = call.detach(), output.detach().requires_grad_()
         return self.output
 
-    def _only_the_last(self, layers: int, hidden: Tensor) -> Around:
+    def _only_the_last(self, lm: FrozenLM, batch: _Batch) -> Around:
+        hidden, cache = batch.hidden, batch.cache
+
         # The block gets ``hidden`` itself: models add positions to their input embeddings, or scale them.
         def around(layer: int, forward: Forward) -> Forward:
             def last(_: Tensor, *rest: Any, **keywords: Any) -> Any:
-                output = forward(hidden, *rest, **keywords)
+                with cache.read_by_block():
+                    output = forward(hidden, *rest, **keywords)
                 self.hidden = output[0] if isinstance(output, tuple) else output
                 return output
 
-            return pass_through if layer < layers - 1 else last
+            return last if layer == lm.layers - 1 else lambda states, *_, **__: as_block_output(lm, states)
 
         return around
 
@@ -133,7 +139,7 @@ class _Batch:
     hidden: Float[Tensor, "batch row d"]
     positions: Int[Tensor, "batch row"]
     labels: Int[Tensor, "batch row"]
-    cache: Cache
+    cache: _TrailCache
 
 
 class _TrailLayer(CacheLayerMixin):
@@ -175,7 +181,20 @@ class _TrailCache(Cache):
 
     def __init__(self, layers: int, keys: Tensor, values: Tensor, positions: Int[Tensor, "batch row"]) -> None:
         super().__init__(layers=[_TrailLayer(keys, values)] * layers)
-        self._positions = positions
+        self._positions, self._in_block = positions, False
+
+    @contextmanager
+    def read_by_block(self) -> Iterator[None]:
+        """Inside, the last block runs."""
+        self._in_block = True
+        yield
+        self._in_block = False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions there are. Raises ``UserError`` if the block asks: its rows would take it for their position."""
+        if self._in_block:
+            raise UserError("the last block reads its position from the length of the KV cache")
+        return super().get_seq_length(layer_idx)
 
     def get_query_offset(self, layer_idx: int = 0) -> Int[Tensor, "batch row"]:  # type: ignore[override]
         """The position of every token."""

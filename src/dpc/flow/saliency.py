@@ -24,9 +24,10 @@ from dpc.flow.block_walk import (
     prefix_arguments,
     unchanged,
 )
+from dpc.flow.shallow import name_layers
 from dpc.model.attention_call import AttentionCall, grouped_matmul
 from dpc.model.capture import capture_attention
-from dpc.model.eager_check import check_reproduces
+from dpc.model.eager_check import check_reproduces, keeps_only_keys, softmax_layers
 from dpc.model.lm import FrozenLM
 from dpc.prompt.prefix import PromptPrefix, compute_prefixes
 from dpc.types import IGNORED_LABEL, HeadReduction, Saliency, Spans
@@ -62,9 +63,10 @@ def prompt_saliency(
         soft_prompt: virtual tokens before every question, in any float type.
         questions: token ids of each instance; may be empty.
         rationales: token ids that the model wrote after each question.
-        layers: which layers, None for all; the result has them in ascending order.
+        layers: which layers, None for all with softmax attention; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
-        prefix: keys and values of ``soft_prompt`` if they are known; otherwise they are computed.
+        prefix: keys and values of ``soft_prompt`` if they are known; otherwise they are computed. A model with other
+            states (convolution, linear attention, state space) has none: its passes begin with the prompt.
         way: ``by block`` (activation checkpointing) or in ``one graph``, both after the prefix; ``auto``: by size;
             ``whole``: one graph of the whole sequence, prompt included.
         end_ids: the end token of each rationale, where it counts in the loss; None where it does not.
@@ -73,17 +75,18 @@ def prompt_saliency(
         One ``Saliency`` per instance, on the model's device, in float32 (float64 for a float64 model).
 
     Raises:
-        UserError: an empty rationale, a sequence longer than the context, an unknown layer or token, a prompt of
-            another width, or a model whose attention cannot be reproduced exactly.
+        UserError: an empty rationale, a sequence longer than the context, a layer without softmax attention, an unknown
+            token, a prompt of another width, or a model whose attention cannot be reproduced exactly.
     """
-    wanted = _sorted_layers(lm, layers)
     check_head_reduction(head_reduction)
     _require_ready(lm, soft_prompt, questions, rationales)
+    wanted = _sorted_layers(lm, layers)
     if not questions:
         return []
     blocks: dict[int, Tensor] = {}
     # The last virtual token predicts the first token after an empty question, so it is not part of the prefix then.
-    start = 0 if way == "whole" else len(soft_prompt) - (not all(questions))
+    whole = way == "whole" or not keeps_only_keys(lm)
+    start = 0 if whole else len(soft_prompt) - (not all(questions))
     # Gradients are needed even if the caller has disabled them.
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, soft_prompt, questions, rationales, start, end_ids)
@@ -92,8 +95,8 @@ def prompt_saliency(
         def reduce(layer: int, call: AttentionCall, gradient: Tensor) -> None:
             blocks[layer] = saliency_block(call, gradient, rows, columns, head_reduction).to(lm.device)
 
-        before = None if way == "whole" else _prefix(lm, soft_prompt, prefix, start)
-        if before is not None and (way == "by block" or (way == "auto" and not _one_graph_is_small(lm, batch))):
+        before = None if whole else _prefix(lm, soft_prompt, prefix, start)
+        if way == "by block" or (way == "auto" and not _one_graph_is_small(lm, batch)):
             losses = _block_by_block(lm, batch, before, wanted, reduce)
         else:
             losses = _in_one_graph(lm, batch, before, wanted, reduce)
@@ -117,12 +120,13 @@ def visit_layers(
     ``reduce(layer, call, gradient [1 head row v])``: the last rows of the call are those of question and rationale, its
     columns are the whole ``[p | q | r]``. Other arguments and errors are those of ``prompt_saliency``.
     """
-    wanted = _sorted_layers(lm, layers)
     _require_ready(lm, soft_prompt, [question], [rationale])
-    start = len(soft_prompt) - (not question)
+    wanted = _sorted_layers(lm, layers)
+    start = len(soft_prompt) - (not question) if keeps_only_keys(lm) else 0
     with torch.inference_mode(False), torch.enable_grad():
         batch = _pack(lm, soft_prompt, [question], [rationale], start)
-        losses = _block_by_block(lm, batch, _prefix(lm, soft_prompt, prefix, start), wanted, reduce)
+        before = _prefix(lm, soft_prompt, prefix, start) if start else None
+        losses = _block_by_block(lm, batch, before, wanted, reduce)
     return float(losses[0])
 
 
@@ -144,7 +148,7 @@ def saliency_block(
 
 
 def _block_by_block(
-    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix, layers: tuple[int, ...], reduce: Reduce
+    lm: FrozenLM, batch: _Batch, prefix: PromptPrefix | None, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
     forward = forward_by_block(lm, batch.embedded, prefix, layers[0])
     losses, gradient = loss_gradient(lm, forward.hidden, batch.labels)
@@ -297,14 +301,21 @@ def check_head_reduction(head_reduction: str) -> None:
 
 
 def _sorted_layers(lm: FrozenLM, layers: Sequence[int] | None) -> tuple[int, ...]:
-    wanted = tuple(range(lm.layers)) if layers is None else tuple(sorted(set(layers)))
+    known = softmax_layers(lm)
+    wanted = known if layers is None else tuple(sorted(set(layers)))
     if not wanted:
         raise UserError(
-            f"layers: expected at least one of 0 to {lm.layers - 1}, or none given for all, got an empty list"
+            f"layers: expected at least one of {name_layers(known)}, or none given for all, got an empty list"
         )
     outside = [layer for layer in wanted if not 0 <= layer < lm.layers]
     if outside:
         raise UserError(f"layer {outside[0]}: model {lm.name!r} has layers 0 to {lm.layers - 1}; choose among them")
+    other = [layer for layer in wanted if layer not in known]
+    if other:
+        raise UserError(
+            f"layer {other[0]}: model {lm.name!r} has no softmax attention there, which saliency is defined for; "
+            f"choose among {name_layers(known)}"
+        )
     return wanted
 
 

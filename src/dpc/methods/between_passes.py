@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from dpc.engine import Decoded, Decoder, Request
 from dpc.flow.likelihood import local_log_probs, token_log_probs
+from dpc.flow.local_check import local_is_exact
 from dpc.flow.local_influence import Influence, local_influence
 from dpc.flow.measures import accumulation_profile, has_accumulated, rationale_influence
 from dpc.flow.saliency import SaliencyWay, prompt_saliency
@@ -17,6 +18,7 @@ from dpc.flow.trigger import SHORTEST_RATIONALE, too_short
 from dpc.methods.corruptions import Corruption, Traced
 from dpc.methods.one_pass import cost_of
 from dpc.methods.triggers import FirstAnswer, Trigger, four_digits, with_evidence
+from dpc.model.eager_check import keeps_only_keys, softmax_layers
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import MethodSettings
 from dpc.types import Answer, Cost, Decision, Saliency
@@ -80,7 +82,8 @@ class BetweenPasses:
         settings, asks = self._decoder.settings, self._procedure.trigger.asks
         # The trail ends before the last token, whose row is needed where the end token is in the loss.
         needs_all = self._procedure.settings.loss_end_token
-        return bool(asks) and settings.slots and settings.local_trigger and not needs_all
+        wanted = bool(asks) and settings.slots and settings.local_trigger and not needs_all
+        return wanted and local_is_exact(self._decoder.lm)
 
     def first_request(self, question: Sequence[int], tag: int) -> Request:
         """The request for a first answer."""
@@ -135,7 +138,7 @@ class BetweenPasses:
         settings, length = self._procedure.settings, len(self._procedure.soft_prompt.vectors)
         if not self._procedure.corruption.needs_trace(settings):
             return [Traced(instance.first, settings, length) for instance in group]
-        shallow = shallow_layers(self._decoder.lm.layers, settings.shallow_start, settings.shallow_stop)
+        shallow = shallow_layers(softmax_layers(self._decoder.lm), settings.shallow_start, settings.shallow_stop)
         traced = []
         for instance, saliency in zip(group, self._saliency([i.decoded for i in group], shallow), strict=True):
             instance.cost += self._tracing_cost(instance.decoded, shallow[0])
@@ -166,13 +169,15 @@ class BetweenPasses:
 
     def _judging_cost(self, decoded: Decoded) -> Cost:
         """Each thing that the trigger asks for is a forward pass; influence takes a backward pass, too."""
-        asks, blocks = self._procedure.trigger.asks, self._decoder.lm.layers
+        asks, lm = self._procedure.trigger.asks, self._decoder.lm
+        blocks = lm.layers
         forward, backward = len(asks), int("influence" in asks)
         if self.local:
             tokens = len(decoded.generation.ids) / blocks
             return Cost(forward, backward, 0, 0.0, forward * tokens, backward * tokens)
         tokens = float(len(decoded.request.question) + len(decoded.generation.ids))
-        return Cost(forward, backward, 0, 0.0, forward * tokens, backward * tokens / blocks)
+        behind = blocks - softmax_layers(lm)[-1] if backward else 0
+        return Cost(forward, backward, 0, 0.0, forward * tokens, tokens * behind / blocks)
 
     def _tracing_cost(self, decoded: Decoded, first_block: int) -> Cost:
         """All blocks forward, and those from ``first_block`` on backward."""
@@ -195,7 +200,7 @@ class BetweenPasses:
     def _influence(self, group: Sequence[Decoded]) -> list[Influence]:
         lm, reduction = self._decoder.lm, self._procedure.settings.head_reduction
         if not self.local:
-            found = self._saliency(group, [lm.layers - 1])
+            found = self._saliency(group, softmax_layers(lm)[-1:])
             return [Influence(rationale_influence(s), rationale_influence(s, "before"), s.loss) for s in found]
         size = _JUDGED_TOGETHER * self._size
         return _in_batches(group, size, lambda batch: local_influence(lm, batch, reduction))
@@ -214,7 +219,8 @@ class BetweenPasses:
     def _saliency(self, group: Sequence[Decoded], layers: Sequence[int]) -> list[Saliency]:
         lm, prompt, reduction = self._decoder.lm, self._procedure.soft_prompt, self._procedure.settings.head_reduction
         way: SaliencyWay = "auto" if self._decoder.settings.saliency_by_block else "whole"
-        [prefix] = self._decoder.prefixes.get([prompt]) if way == "auto" else [None]
+        shared = way == "auto" and keeps_only_keys(lm)
+        [prefix] = self._decoder.prefixes.get([prompt]) if shared else [None]
         with_end = self._procedure.settings.loss_end_token
 
         def trace(batch: Sequence[Decoded]) -> list[Saliency]:

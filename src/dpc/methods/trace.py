@@ -20,6 +20,7 @@ from dpc.methods.between_passes import BetweenPasses, Instance, Procedure, decis
 from dpc.methods.corruptions import Corruption, Traced, mask_token
 from dpc.methods.method import Method, Setup
 from dpc.methods.two_passes import TwoPasses
+from dpc.model.eager_check import keeps_only_keys, softmax_layers
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
@@ -34,9 +35,9 @@ BY_HAND = "chosen by hand"
 class Look:
     """A first answer and how it came about: what neither the threshold nor the corruption changes.
 
-    instance, traced: the first answer as the method judges and traces it. saliency, flow: of every layer, for display;
-    flow is None where the maps would be too large. influence: ``s_i`` of each rationale token. profile: ``S_acc`` of
-    each virtual token over the shallow layers. seconds: time of judging, tracing and maps.
+    instance, traced: the first answer as the method judges and traces it. saliency, flow: of every layer with
+    softmax attention, for display; flow is None where the maps would be too large. influence: ``s_i`` of each rationale
+    token. profile: ``S_acc`` of each virtual token over the shallow layers. seconds: time of judging, tracing and maps.
     """
 
     question: tuple[int, ...]
@@ -145,7 +146,7 @@ class Tracer:
         settings = procedure.settings
         profile = traced.profile
         if profile is None:
-            shallow = shallow_layers(lm.layers, settings.shallow_start, settings.shallow_stop)
+            shallow = shallow_layers(softmax_layers(lm), settings.shallow_start, settings.shallow_stop)
             profile = accumulation_profile(saliency, shallow, settings.shallow_aggregation)
         influence = instance.first.influence
         influence = rationale_influence(saliency, settings.row) if influence is None else influence
@@ -154,7 +155,7 @@ class Tracer:
 
     def _whole_saliency(self, question: Sequence[int], rationale: Sequence[int]) -> tuple[Saliency, FlowMap | None]:
         lm, prompt, reduction = self.lm, self._procedure.soft_prompt, self._procedure.settings.head_reduction
-        [prefix] = self._decoder.prefixes.get([prompt])
+        [prefix] = self._decoder.prefixes.get([prompt]) if keeps_only_keys(lm) else [None]
         if fits_a_map(lm, len(prompt.vectors), len(question), len(rationale)):
             made = flow_map(lm, prompt.vectors, question, rationale, None, reduction, prefix=prefix)
             flow = replace(made, saliency=made.saliency.cpu(), attention=made.attention.cpu())

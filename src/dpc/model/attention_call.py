@@ -51,9 +51,9 @@ class AttentionCall:
 
     def detach(self) -> AttentionCall:
         """The same call, detached from the autograd graph."""
-        sinks = None if self.sinks is None else self.sinks.detach()
+        mask, sinks = (None if part is None else part.detach() for part in (self.mask, self.sinks))
         query, key, value = self.query.detach(), self.key.detach(), self.value.detach()
-        return replace(self, query=query, key=key, value=value, sinks=sinks)
+        return replace(self, query=query, key=key, value=value, mask=mask, sinks=sinks)
 
     def row_blocks(self, rows: slice, columns: slice) -> Iterator[slice]:
         """Consecutive parts of ``rows``, so small that few logits are needed for the probabilities of ``columns``."""
@@ -82,6 +82,8 @@ class AttentionCall:
     def attend(self) -> tuple[Float[Tensor, "batch head row v"], AttentionCall]:
         """The output, and this call with the log-sum-exp if the fused kernel returns one."""
         fused = self.softcap is None and self.sinks is None and self.key.shape[-1] == self.value.shape[-1]
+        # A mask that is computed from hidden states (Doge) needs a gradient, which fused kernels don't give.
+        fused = fused and not (self.mask is not None and self.mask.requires_grad)
         if fused and self.mask is None:
             output, lse = self._fused()
             return output, replace(self, lse=lse)

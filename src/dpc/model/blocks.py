@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from inspect import unwrap
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from dpc.errors import UserError
@@ -52,6 +54,54 @@ def replaced_forward(model: PreTrainedModel, around: Around) -> Iterator[None]:
             block.__dict__.pop("forward", None)
 
 
-def pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-    """A block that returns its input."""
-    return hidden_states
+_RUNNING: ContextVar[int | None] = ContextVar("dpc_running_block", default=None)
+
+
+def running_block() -> int | None:
+    """The block that runs now, where it is known: inside ``as_block`` and ``tracked_blocks``."""
+    return _RUNNING.get()
+
+
+@contextmanager
+def as_block(layer: int) -> Iterator[None]:
+    """Inside, block ``layer`` runs."""
+    token = _RUNNING.set(layer)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+@contextmanager
+def tracked_blocks(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, ``running_block`` is known if an attention module does not record its block: blocks share it (Zamba)."""
+    with ExitStack() as stack:
+        found = enumerate(_attention_of_blocks(model))
+        if any(getattr(module, "layer_idx", None) != layer for layer, modules in found for module in modules):
+            stack.enter_context(as_block(-1))
+            for layer, block in enumerate(decoder_blocks(model)):
+                handle = block.register_forward_pre_hook(lambda *_, layer=layer: (_RUNNING.set(layer), None)[1])
+                stack.callback(handle.remove)
+        yield
+
+
+def softmax_blocks(model: PreTrainedModel) -> tuple[int, ...]:
+    """The blocks with an attention module that calls transformers' ``AttentionInterface``, by its source code.
+
+    Runs nothing, so it works for a model without weights. ``eager_check.softmax_layers`` says what really ran.
+    """
+    return tuple(layer for layer, found in enumerate(_attention_of_blocks(model)) if found)
+
+
+def _attention_of_blocks(model: PreTrainedModel) -> list[list[nn.Module]]:
+    """The attention modules in each block; nothing where the model has no list of blocks."""
+    try:
+        blocks = decoder_blocks(model)
+    except UserError:
+        return []
+    return [[module for module in block.modules() if _calls_interface(type(module))] for block in blocks]
+
+
+def _calls_interface(kind: type[nn.Module]) -> bool:
+    code = getattr(unwrap(kind.forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names

@@ -20,12 +20,14 @@ from transformers.masking_utils import sdpa_mask
 from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
+from dpc.model.blocks import running_block, tracked_blocks
 from dpc.model.position_mask import position_mask
 
 IMPLEMENTATION = "dpc_capture"
 # The end of every message about an architecture that cannot be used.
 SUPPORTED = (
-    "choose a model of another architecture (Llama, Mistral, Qwen, Gemma2, GPT-2, GPT-NeoX, Phi-3 and OLMo2 work)"
+    "choose a model of another architecture "
+    "(Llama, Mistral, Qwen2, Qwen3, Gemma2, GPT-2, GPT-NeoX, Phi-3, OLMo2 and LFM2 work)"
 )
 
 # Keywords that models pass to attention functions and that do not change the attention.
@@ -87,7 +89,7 @@ def observed_attention(model: PreTrainedModel, observe: Observe) -> Iterator[Non
     implementation = AttentionImplementation(model)
     if IMPLEMENTATION in implementation.in_use():
         raise RuntimeError(f"{type(model).__name__} is already being captured")
-    with implementation.switched(IMPLEMENTATION):
+    with implementation.switched(IMPLEMENTATION), tracked_blocks(model):
         token = _OBSERVE.set(observe)
         try:
             yield
@@ -97,7 +99,8 @@ def observed_attention(model: PreTrainedModel, observe: Observe) -> Iterator[Non
 
 def layer_index(module: torch.nn.Module) -> int:
     """The layer that an attention module belongs to. Raises ``UserError`` where the module does not record it."""
-    layer = getattr(module, "layer_idx", None)
+    running = running_block()
+    layer = getattr(module, "layer_idx", None) if running is None else running
     if not isinstance(layer, int):
         raise UserError(f"{type(module).__name__} does not record its layer (layer_idx); {SUPPORTED}")
     return layer
@@ -156,12 +159,8 @@ def read_call(
 
 
 def require_interface(model: PreTrainedModel) -> None:
-    """Raise ``UserError`` unless ``model`` is a causal language model with exchangeable attention."""
+    """Raise ``UserError`` unless ``model`` is a causal language model."""
     name = type(model).__name__
-    if not getattr(model, "_supports_attention_backend", False):
-        raise UserError(
-            f"{name} has no exchangeable attention (AttentionInterface), so it cannot be traced; {SUPPORTED}"
-        )
     if model.config.is_encoder_decoder:
         raise UserError(f"{name} is an encoder-decoder, expected a causal language model; {SUPPORTED}")
 

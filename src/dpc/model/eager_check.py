@@ -6,7 +6,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.masking_utils import eager_mask
 
 from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
+from dpc.model.blocks import decoder_blocks
 from dpc.model.capture import SUPPORTED, layer_index, observed_attention, require_interface
 from dpc.model.lm import FrozenLM
 
@@ -32,18 +34,33 @@ _PASS_TOLERANCE_16_BITS = 0.5
 # Positions of the checked sequence; sliding windows up to _LONGEST_WINDOW positions are exceeded by _PAST_WINDOW.
 _LENGTH, _LONGEST_WINDOW, _PAST_WINDOW = 32, 128, 16
 
-# Models that passed, with the name of each layer's attention module. The result belongs to the model object.
-_REPRODUCED: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, str]] = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True)
+class _Reproduced:
+    """modules: the name of each layer's attention module. only_keys: as ``keeps_only_keys`` says.
+
+    outputs: length of the tuple that a block returns, of which the first entry is the hidden states; 0 for no tuple.
+    """
+
+    modules: dict[int, str]
+    only_keys: bool
+    outputs: int
+
+
+# Models that passed. The result belongs to the model object.
+_REPRODUCED: weakref.WeakKeyDictionary[PreTrainedModel, _Reproduced] = weakref.WeakKeyDictionary()
 
 
 def check_reproduces(lm: FrozenLM) -> None:
     """Compare captured attention with the model's own eager attention, once per model object.
 
-    One short random sequence runs as a whole, and its end again after a prefix of keys and values. Every layer is
-    compared on equal inputs, then the attention probabilities and logits of the whole forward pass.
+    One short random sequence runs as a whole, and its end again after a prefix of keys and values, unless layers keep
+    other states. Every layer with softmax attention is compared on equal inputs, then the attention probabilities and
+    logits of the whole forward pass.
 
     Raises:
-        UserError: the attention of this architecture cannot be reproduced; or the model is in training mode.
+        UserError: the attention of this architecture cannot be reproduced; it has no softmax attention; or the model
+            is in training mode.
     """
     model = lm.model
     if model.training:
@@ -56,13 +73,12 @@ def check_reproduces(lm: FrozenLM) -> None:
     with torch.inference_mode(False), torch.no_grad():
         embedded = lm.embed(ids.to(lm.device))
         captured = _captured(lm, embedded)
-        # Without the config, so that layers with a sliding window keep all positions as well. A layer without softmax
-        # attention keeps other state, and has no prefix.
-        cache = DynamicCache() if len(captured.modules) == lm.layers else None
+        only_keys = len(captured.modules) == lm.layers and not _has_states(model)
+        # Without the config, so that layers with a sliding window keep all positions as well.
+        cache = DynamicCache() if only_keys else None
         with eager_reference(model):
-            own = model(
-                inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None, output_attentions=True
-            )
+            given = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+            own = model(inputs_embeds=embedded, output_attentions=True, **given)
         _require_equal_passes(lm, captured, own)
         if cache is not None:
             prefix = embedded.shape[1] // 3
@@ -71,7 +87,8 @@ def check_reproduces(lm: FrozenLM) -> None:
             what = "logits after a prefix"
             require_equal(lm, what, after.logits, own.logits[:, prefix:], pass_tolerance(lm.dtype))
     names = {id(module): name for name, module in model.named_modules()}
-    _REPRODUCED[model] = {layer: names[id(module)] for layer, module in captured.modules.items()}
+    modules = {layer: names[id(captured.modules[layer])] for layer in sorted(captured.modules)}
+    _REPRODUCED[model] = _Reproduced(modules, only_keys, captured.outputs)
 
 
 def attention_modules(lm: FrozenLM) -> dict[int, nn.Module]:
@@ -80,7 +97,41 @@ def attention_modules(lm: FrozenLM) -> dict[int, nn.Module]:
     Raises what ``check_reproduces`` raises.
     """
     check_reproduces(lm)
-    return {layer: lm.model.get_submodule(name) for layer, name in _REPRODUCED[lm.model].items()}
+    return {layer: lm.model.get_submodule(name) for layer, name in _REPRODUCED[lm.model].modules.items()}
+
+
+def softmax_layers(lm: FrozenLM) -> tuple[int, ...]:
+    """The layers with softmax attention, ascending: saliency is defined for these. At least one.
+
+    Raises what ``check_reproduces`` raises.
+    """
+    check_reproduces(lm)
+    return tuple(_REPRODUCED[lm.model].modules)
+
+
+def keeps_only_keys(lm: FrozenLM) -> bool:
+    """Whether positions leave nothing but keys and values: no convolution, state space or linear attention.
+
+    Raises what ``check_reproduces`` raises.
+    """
+    check_reproduces(lm)
+    return _REPRODUCED[lm.model].only_keys
+
+
+def as_block_output(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Any:
+    """``hidden`` as the blocks of this model return it: alone, or first in a tuple (Bamba, Falcon-H1).
+
+    Raises what ``check_reproduces`` raises.
+    """
+    check_reproduces(lm)
+    others = _REPRODUCED[lm.model].outputs - 1
+    return hidden if others < 0 else (hidden, *[None] * others)
+
+
+def _has_states(model: PreTrainedModel) -> bool:
+    """Whether a layer keeps a state of convolution or recurrence, beside keys and values or instead of them."""
+    layers = DynamicCache(config=model.config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def check_length(lm: FrozenLM) -> int:
@@ -144,11 +195,15 @@ def require_equal(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Captured:
-    """A captured pass: the attention module and probabilities of each layer, and the logits."""
+    """A captured pass: the attention module and probabilities of each layer, and the logits.
+
+    outputs: length of the tuple that a block returns, 0 where it returns hidden states alone.
+    """
 
     modules: dict[int, nn.Module]
     attention: dict[int, Float[Tensor, "1 head row column"]]
     logits: Float[Tensor, "1 row vocab"]
+    outputs: int
 
 
 def _captured(lm: FrozenLM, embedded: Float[Tensor, "1 row d"], cache: DynamicCache | None = None) -> _Captured:
@@ -162,15 +217,34 @@ def _captured(lm: FrozenLM, embedded: Float[Tensor, "1 row d"], cache: DynamicCa
         modules[layer], attention[layer] = module, _probabilities(call)
         return output
 
-    with observed_attention(lm.model, compare):
+    outputs = [0]
+
+    def count(_: nn.Module, __: Any, output: Any) -> None:
+        outputs.append(len(output) if isinstance(output, tuple) else 0)
+
+    with observed_attention(lm.model, compare), ExitStack() as stack:
+        # Without one list of blocks, nothing is computed block by block.
+        with suppress(UserError):
+            stack.callback(decoder_blocks(lm.model)[-1].register_forward_hook(count).remove)
         output = lm.model(inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None)
-    return _Captured(modules, attention, output.logits)
+    return _Captured(modules, attention, output.logits, outputs[-1])
 
 
 def _require_equal_passes(lm: FrozenLM, captured: _Captured, own: Any) -> None:
     """Compare attention and logits with those that the model returns under its eager attention."""
-    own_attention = [layer for layer in own.attentions or () if layer is not None]
+    length = captured.logits.shape[1]
+    own_attention = [part for part in own.get("attentions") or () if _is_causal_attention(part, length)]
     seen = sorted(captured.attention)
+    if not seen and not own_attention:
+        raise UserError(
+            f"model {lm.name!r}: nothing can be traced, since {type(lm.model).__name__} has no softmax attention; "
+            "methods without a trace work (pretrained, prompt_tuning)"
+        )
+    if not seen:
+        raise UserError(
+            f"{type(lm.model).__name__} has no exchangeable attention (AttentionInterface), so it cannot be traced; "
+            f"{SUPPORTED}"
+        )
     if len(own_attention) != len(seen):
         reason = f"{len(seen)} attention layers seen where the model itself reports {len(own_attention)}"
         raise UserError(f"model {lm.name!r}: {reason}; {SUPPORTED}")
@@ -178,6 +252,14 @@ def _require_equal_passes(lm: FrozenLM, captured: _Captured, own: Any) -> None:
     for layer, theirs in zip(seen, own_attention, strict=True):
         require_equal(lm, f"attention of layer {layer}", captured.attention[layer], theirs, tolerance)
     require_equal(lm, "the logits", captured.logits, own.logits, tolerance)
+
+
+def _is_causal_attention(part: Tensor | None, length: int) -> bool:
+    """Whether what a model reports as attention is that of a softmax: other layers report their states (MiniMax)."""
+    if part is None or part.dim() != 4 or part.shape[-2:] != (length, length):
+        return False
+    slack = 1e-2
+    return bool((part >= 0).all() and (part.triu(1) <= slack).all() and (part.sum(-1) <= 1 + slack).all())
 
 
 def _require_equal_to_eager(

@@ -178,7 +178,7 @@ def _opening_layer(flow: Flow, settings: MethodSettings, key: int | None) -> int
     """Place of the layer among ``flow.layers`` on which the maps open."""
     if not flow.layers:
         return 0
-    shallow = shallow_layers(max(flow.layers) + 1, settings.shallow_start, settings.shallow_stop)
+    shallow = shallow_layers(flow.layers, settings.shallow_start, settings.shallow_stop)
     places = [place for place, layer in enumerate(flow.layers) if layer in shallow]
     if not places:
         return 0

@@ -16,6 +16,7 @@ from dpc.engine.plain import greedy, prefill_inputs
 from dpc.errors import UserError
 from dpc.files import read_json, write_atomically, write_json
 from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention
+from dpc.model.eager_check import softmax_layers
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.records.directory import RecordFile, RunDirectory, source_state, versions
@@ -40,16 +41,18 @@ class TriedHead:
     right: tuple[bool, ...]
 
 
-def heads_to_try(layers: int, heads: int, settings: ActSettings) -> list[Head]:
+def heads_to_try(layers: Sequence[int], heads: int, settings: ActSettings) -> list[Head]:
     """Every head of the middle layers, or ``max_heads`` of them at equal distances.
 
-    Raises ``UserError`` where the model has no layer between ``layer_start`` and ``layer_stop``.
+    layers: those with softmax attention; others are not counted. Raises ``UserError`` where none of them lies between
+    ``layer_start`` and ``layer_stop``.
     """
-    middle = range(math.ceil(settings.layer_start * layers), math.floor(settings.layer_stop * layers))
+    count = len(layers)
+    middle = layers[math.ceil(settings.layer_start * count) : math.floor(settings.layer_stop * count)]
     every = [(layer, head) for layer in middle for head in range(heads)]
     if not every:
         raise UserError(
-            f"act.layer_start {settings.layer_start} to act.layer_stop {settings.layer_stop}: none of {layers} layers "
+            f"act.layer_start {settings.layer_start} to act.layer_stop {settings.layer_stop}: none of {count} layers "
             "lies between them; expected fractions of the depth further apart"
         )
     count = min(settings.max_heads or len(every), len(every))
@@ -129,7 +132,7 @@ def search_heads(
     held_out, act = _held_out(data, settings), settings.act
     max_new_tokens = settings.decoding.max_new_tokens or data.task.max_new_tokens
     made_from = search_inputs(lm, prompt.sha256, data, settings)
-    heads = heads_to_try(lm.layers, int(lm.config.num_attention_heads), act)
+    heads = heads_to_try(softmax_layers(lm), int(lm.config.num_attention_heads), act)
     requests = [Request(lm.encode(data.task.prompt(example)), prompt) for example in held_out.examples]
     for example, request in zip(held_out.examples, requests, strict=True):
         check_fits(lm, request, example.id)

@@ -11,6 +11,7 @@ from math import ceil
 
 import torch
 
+from dpc.model.blocks import softmax_blocks
 from dpc.model.lm import FrozenLM
 from dpc.settings import DecodingSettings, TuningSettings
 
@@ -29,13 +30,15 @@ LARGEST_PRODUCT, WORTH_TIMING = 4096, 0.005
 class Shape:
     """What a pass through a model depends on.
 
-    parameters: all of them. multiplied: those that every token meets in a product. attention: heads times their size.
-    kv_bytes: keys and values of one position in all layers. value_bytes: one weight. context: in tokens.
+    parameters: all of them. multiplied: those that every token meets in a product. softmax: layers with softmax
+    attention. attention: heads times their size. kv_bytes: keys and values of one position in these layers.
+    value_bytes: one weight. context: in tokens.
     """
 
     parameters: int
     multiplied: int
     layers: int
+    softmax: int
     hidden: int
     wide: int
     heads: int
@@ -53,19 +56,21 @@ class Shape:
         # Embeddings are looked up; the head is a product, with a table of its own or with the embedding's.
         looked_up = sum(m.weight.numel() for m in lm.model.modules() if isinstance(m, torch.nn.Embedding))
         tied = lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight
-        heads = int(config.num_attention_heads)
-        head = int(getattr(config, "head_dim", None) or lm.hidden_size // heads)
+        softmax = len(softmax_blocks(lm.model))
+        heads = int(getattr(config, "num_attention_heads", 0) or 0)
+        head = int(getattr(config, "head_dim", None) or lm.hidden_size // max(heads, 1))
         shared = int(getattr(config, "num_key_value_heads", None) or heads)
         return cls(
             parameters=parameters,
             multiplied=parameters - looked_up + tied * lm.vocab_size * lm.hidden_size,
             layers=lm.layers,
+            softmax=softmax,
             hidden=lm.hidden_size,
             wide=int(getattr(config, "intermediate_size", None) or 4 * lm.hidden_size),
             heads=heads,
             attention=heads * head,
             vocabulary=lm.vocab_size,
-            kv_bytes=2 * lm.layers * shared * head * size,
+            kv_bytes=2 * softmax * shared * head * size,
             value_bytes=size,
             context=lm.context,
         )
@@ -92,7 +97,7 @@ class Speed:
 
     def seconds(self, shape: Shape, tokens: int | float, attended: int | float) -> float:
         """One forward pass over ``tokens``, which read ``attended`` positions together: the slowest of three limits."""
-        work = 2 * shape.multiplied * tokens + 4 * shape.layers * shape.attention * attended
+        work = 2 * shape.multiplied * tokens + 4 * shape.softmax * shape.attention * attended
         moved = shape.weight_bytes + shape.kv_bytes * attended / max(tokens, 1)
         slowest = max(work / (EFFICIENCY * self.flops), moved / (EFFICIENCY * self.bytes))
         return slowest + OPERATIONS_A_BLOCK * shape.layers * self.launch

@@ -201,7 +201,7 @@ class _Estimates:
         """ACT's heads: each checks all answers in one pass, and answers some of them again."""
         decoding, length, heads = self.settings.decoding, self.settings.tuning.length, self.shape.heads
         rows = self.lengths["dev"].first(self.settings.act.rows)
-        total = len(heads_to_try(self.shape.layers, heads, self.settings.act))
+        total = len(heads_to_try(range(self.shape.softmax), heads, self.settings.act))
         done = total if standing.searched else min(standing.heads, total - 1)
         first = generation(self.shape, self.speed, rows, length, decoding)
         check = reading(self.shape, self.speed, rows, length, decoding.batch_size)

@@ -66,7 +66,7 @@ class Embedded:
             self.lm.model,
             self.questions,
             self.vectors,
-            shallow=shallow_layers(self.lm.layers, method.shallow_start, method.shallow_stop),
+            shallow=shallow_layers(range(self.lm.layers), method.shallow_start, method.shallow_stop),
             tau=self.tau,
             gamma=method.gamma,
             max_new_tokens=self.max_new_tokens,

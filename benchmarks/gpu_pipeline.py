@@ -35,7 +35,7 @@ def _measure(bench: Bench) -> Iterator[Measured]:
         kept[name] = sum(answer.second is not None for answer in _answers(large, decoder, name, tau))
 
     def theirs() -> None:
-        shallow = shallow_layers(large.lm.layers, method.shallow_start, method.shallow_stop)
+        shallow = shallow_layers(range(large.lm.layers), method.shallow_start, method.shallow_stop)
         answers = naive.answer(
             large.lm.model,
             large.questions,

@@ -25,7 +25,7 @@ from dpc.settings import DecodingSettings
 
 QUESTION, NEW_TOKENS = 100, 100
 # The layers that naive DPC traces: the shallow ones for the key token, the last one for the trigger.
-TRACED = [*shallow_layers(LAYERS), LAYERS - 1]
+TRACED = [*shallow_layers(range(LAYERS)), LAYERS - 1]
 DIFFERENCE = "relative difference to naive's influence"
 HEAD = (
     "the head over 32,000 tokens has 24.6 million weights, three times those of the last block; run forward and "

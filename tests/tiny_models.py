@@ -46,6 +46,10 @@ def tiny_lm(
         model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
         if TABLE[architecture].small_weights:
             _redraw(model)
+        for key, parameter in model.named_parameters():
+            # Doge: at zero all keys have the same bias, and rounding decides which are kept.
+            if key.endswith("self_attn.A"):
+                nn.init.normal_(parameter)
     model = model.to(dtype).eval().requires_grad_(False)
     return FrozenLM(model=model, tokenizer=tokenizer, name=f"tiny-{architecture}", revision=f"seed-{seed}")
 

@@ -257,7 +257,7 @@ class Comparison:
 
     def _judged(self, question: Sequence[int], ids: Sequence[int]) -> reference.Judged:
         layers = reference.saliency(self.exact.model, self.prompt.vectors, question, ids)
-        return reference.judged(layers, len(question), shallow_layers(len(layers)), MARGIN[self.lm.dtype])
+        return reference.judged(layers, len(question), shallow_layers(range(len(layers))), MARGIN[self.lm.dtype])
 
 
 def write_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -22,13 +22,43 @@ from dpc.flow.shallow import name_layers, shallow_layers
 from dpc.model.eager_check import keeps_only_keys, softmax_layers
 from dpc.model.lm import FrozenLM
 from tests.eager_oracle import Instance, attention, instance, layer_errors, own_loss, prompt_columns
-from tests.tiny_hybrids import SOFTMAX_LAYERS, WITHOUT_SOFTMAX, hybrid_lm
 from tests.tiny_models import tiny_lm
 
+# The layers with softmax attention of each.
+SOFTMAX_LAYERS = {
+    "bailing_hybrid": (1, 3),
+    "bamba": (1, 3),
+    "doge": (0, 1, 2),
+    "falcon_h1": (0, 1, 2),
+    "granitemoehybrid": (1, 3),
+    "granitemoehybrid_dense": (1,),
+    "jamba": (1, 3),
+    "kimi_linear": (1, 3),
+    "lfm2": (1, 3),
+    "lfm2_conv_last": (1,),
+    "lfm2_moe": (1, 3),
+    "lfm3": (1, 3),
+    "llama4_text": (0, 1, 2, 3),
+    "minimax": (1, 3),
+    "nemotron_h": (2,),
+    "nemotron_h_moe": (2,),
+    "olmo_hybrid": (1, 3),
+    "qwen3_5_moe_text": (1, 3),
+    "qwen3_5_text": (1, 3),
+    "qwen3_next": (1, 3),
+    "recurrent_gemma": (2,),
+    "zamba": (1, 3),
+    "zamba2": (1, 3),
+    "zaya": (0, 1, 2),
+}
+WITHOUT_SOFTMAX = ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm")
 FAST = ("lfm2", "qwen3_next", "falcon_h1")
 WAYS: tuple[SaliencyWay, ...] = ("auto", "by block", "one graph", "whole")
 # The last block has softmax attention, and nothing beside it that looks at other positions.
-LOCAL = {"bamba", "doge", "granite_hybrid", "jamba", "lfm2", "olmo_hybrid", "qwen3_5", "qwen3_next", "recurrent_gemma"}
+LOCAL = {
+    *("bamba", "doge", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "olmo_hybrid", "recurrent_gemma"),
+    *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+}
 
 
 def fast_and_slow(names: Iterable[str], fast: Iterable[str] = FAST) -> list[Any]:
@@ -56,7 +86,7 @@ def two_cases(lm: FrozenLM) -> list[Instance]:
 
 @pytest.mark.parametrize("name", fast_and_slow(SOFTMAX_LAYERS))
 def test_saliency_is_that_of_the_model_s_own_softmax_layers(name: str) -> None:
-    lm = hybrid_lm(name)
+    lm = tiny_lm(name)
     cases = two_cases(lm)
     truths = [eager_truth(lm, case) for case in cases]
     assert softmax_layers(lm) == SOFTMAX_LAYERS[name]
@@ -70,7 +100,7 @@ def test_saliency_is_that_of_the_model_s_own_softmax_layers(name: str) -> None:
 
 @pytest.mark.parametrize("name", fast_and_slow(SOFTMAX_LAYERS))
 def test_a_map_has_every_column_of_each_softmax_layer(name: str) -> None:
-    lm = hybrid_lm(name)
+    lm = tiny_lm(name)
     case = two_cases(lm)[0]
     product, _ = eager_truth(lm, case)
     found = flow_map(lm, *case)
@@ -79,7 +109,7 @@ def test_a_map_has_every_column_of_each_softmax_layer(name: str) -> None:
 
 
 def test_a_layer_without_softmax_attention_is_refused() -> None:
-    lm = hybrid_lm("lfm2")
+    lm = tiny_lm("lfm2")
     prompt, question, rationale = instance(lm)
     with pytest.raises(UserError, match=r"^layer 2: .*'tiny-lfm2' has no softmax attention there.*layers 1 and 3$"):
         prompt_saliency(lm, prompt, [question], [rationale], [1, 2])
@@ -89,14 +119,14 @@ def test_a_layer_without_softmax_attention_is_refused() -> None:
 
 @pytest.mark.parametrize("name", fast_and_slow(WITHOUT_SOFTMAX, ("mamba", "rwkv")))
 def test_a_model_without_softmax_attention_can_not_be_traced(name: str) -> None:
-    lm = hybrid_lm(name)
+    lm = tiny_lm(name)
     with pytest.raises(UserError, match=r"nothing can be traced, since \w+ForCausalLM has no softmax attention"):
         softmax_layers(lm)
 
 
 @pytest.mark.parametrize("name", fast_and_slow(SOFTMAX_LAYERS))
 def test_the_trigger_reads_the_last_block_alone_only_where_that_is_exact(name: str) -> None:
-    assert local_is_exact(hybrid_lm(name)) == (name in LOCAL)
+    assert local_is_exact(tiny_lm(name)) == (name in LOCAL)
 
 
 def test_a_last_block_that_gives_another_result_is_not_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +139,10 @@ def test_a_last_block_that_gives_another_result_is_not_read_alone(monkeypatch: p
 
 
 def test_states_beside_keys_and_values_are_known() -> None:
-    assert keeps_only_keys(hybrid_lm("doge"))
-    assert not keeps_only_keys(hybrid_lm("lfm2"))
+    assert keeps_only_keys(tiny_lm("doge"))
+    assert not keeps_only_keys(tiny_lm("lfm2"))
     # Each of its layers has softmax attention, and a state space beside it.
-    assert not keeps_only_keys(hybrid_lm("falcon_h1"))
+    assert not keeps_only_keys(tiny_lm("falcon_h1"))
 
 
 def test_shallow_layers_are_counted_among_those_with_softmax_attention() -> None:

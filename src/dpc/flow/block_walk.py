@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
 from dpc.model.blocks import as_block, replaced_forward
 from dpc.model.capture import capture_attention
@@ -42,6 +41,10 @@ _FUSED = {
 }
 # In one block of three, wide products are recomputed too: about a tenth less memory for a thirtieth more time.
 _RECOMPUTE_WIDE = 3
+
+
+class EntangledError(Exception):
+    """A block gets more from the blocks before than their hidden states, so that it has no gradient of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +75,8 @@ def forward_by_block(
 
     embedded: input embeddings, padded on the right.
 
-    Raises ``UserError`` where a block's input is not the output of the block before, or attention cannot be captured.
+    Raises ``EntangledError`` where a block's input is not the output of the block before alone, and ``UserError`` where
+    attention cannot be captured.
     """
     blocks: list[_Block] = []
     hidden = embedded
@@ -80,11 +84,9 @@ def forward_by_block(
     def around(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def block(hidden_states: Tensor, *arguments: Any, **keywords: Any) -> Any:
             nonlocal hidden
-            if layer and hidden_states is not hidden:
-                raise UserError(
-                    f"{type(lm.model).__name__} changes hidden states between its blocks, which is not supported here; "
-                    "choose a model of another architecture, or the plain computation"
-                )
+            others = (part for part in tree_leaves((arguments, keywords)) if isinstance(part, Tensor))
+            if (layer and hidden_states is not hidden) or any(part.requires_grad for part in others):
+                raise EntangledError
             if layer < first_layer:
                 with torch.no_grad():
                     output = forward(hidden_states, *arguments, **keywords)
@@ -150,7 +152,12 @@ def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Floa
         return lambda *_, **__: as_block_output(lm, hidden)
 
     with replaced_forward(lm.model, around):
-        return lm.last_logits(torch.zeros_like(hidden), hidden.shape[1])
+        return lm.last_logits(ignored_embeddings(lm, hidden), hidden.shape[1])
+
+
+def ignored_embeddings(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Float[Tensor, "batch row embedding"]:
+    """Input embeddings for a pass in which blocks get ``hidden`` in their place; OPT has narrower ones."""
+    return hidden.new_zeros(*hidden.shape[:2], lm.hidden_size)
 
 
 def prefix_arguments(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from dpc.engine import Decoded
 from dpc.errors import UserError
+from dpc.flow.block_walk import ignored_embeddings
 from dpc.flow.saliency import loss_gradient, saliency_block
 from dpc.model.attention_call import AttentionCall
 from dpc.model.blocks import Around, Forward, replaced_forward
@@ -110,7 +111,7 @@ class _LastBlock:
         with replaced_forward(lm.model, around), capture_attention(lm.model, [lm.layers - 1], self._visit):
             # No logits here: norm and head run over a few positions at a time, later.
             keywords = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
-            lm.last_logits(batch.hidden, 0, keywords)
+            lm.last_logits(ignored_embeddings(lm, batch.hidden), 0, keywords)
 
     def _visit(self, layer: int, call: AttentionCall, output: Tensor) -> Tensor:
         self.call, self.output = call.detach(), output.detach().requires_grad_()

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from dpc.errors import UserError
 from dpc.flow.block_walk import (
+    EntangledError,
     Reduce,
     backward_by_block,
     forward_by_block,
@@ -67,7 +68,8 @@ def prompt_saliency(
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
         prefix: keys and values of ``soft_prompt`` if they are known; otherwise they are computed. A model with other
             states (convolution, linear attention, state space) has none: its passes begin with the prompt.
-        way: ``by block`` (activation checkpointing) or in ``one graph``, both after the prefix; ``auto``: by size;
+        way: ``by block`` (activation checkpointing, where only hidden states pass from block to block) or in ``one
+            graph``, both after the prefix; ``auto``: by size;
             ``whole``: one graph of the whole sequence, prompt included.
         end_ids: the end token of each rationale, where it counts in the loss; None where it does not.
 
@@ -150,7 +152,10 @@ def saliency_block(
 def _block_by_block(
     lm: FrozenLM, batch: _Batch, prefix: PromptPrefix | None, layers: tuple[int, ...], reduce: Reduce
 ) -> Float[Tensor, " batch"]:
-    forward = forward_by_block(lm, batch.embedded, prefix, layers[0])
+    try:
+        forward = forward_by_block(lm, batch.embedded, prefix, layers[0])
+    except EntangledError:
+        return _in_one_graph(lm, batch, prefix, layers, reduce)
     losses, gradient = loss_gradient(lm, forward.hidden, batch.labels)
     scale = lm.gradient_scale
 

@@ -57,28 +57,25 @@ def prompt_saliency(
     """``I_l[i,j] = | sum_h A_h[i,j] * dL/dA_h[i,j] |`` (Eq 1) for the prompt columns j of each instance.
 
     L is the mean cross-entropy of the instance's own rationale tokens in nats, with teacher forcing. A batch takes one
-    forward and one backward pass, and no instance depends on the others.
+    forward and one backward pass; no instance depends on the others.
 
     Args:
-        lm: the model, in evaluation mode.
         soft_prompt: virtual tokens before every question, in any float type.
         questions: token ids of each instance; may be empty.
         rationales: token ids that the model wrote after each question.
         layers: which layers, None for all with softmax attention; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
-        prefix: keys and values of ``soft_prompt`` if they are known; otherwise they are computed. A model with other
-            states (convolution, linear attention, state space) has none: its passes begin with the prompt.
-        way: ``by block`` (activation checkpointing, where only hidden states pass from block to block) or in ``one
-            graph``, both after the prefix; ``auto``: by size;
-            ``whole``: one graph of the whole sequence, prompt included.
+        prefix: keys and values of ``soft_prompt`` if they are known. A model that ``keeps_only_keys`` denies needs none.
+        way: ``by block`` (activation checkpointing, where it can be) or in ``one graph``, both after the prefix;
+            ``auto``: by size; ``whole``: one graph of the whole sequence, prompt included.
         end_ids: the end token of each rationale, where it counts in the loss; None where it does not.
 
     Returns:
         One ``Saliency`` per instance, on the model's device, in float32 (float64 for a float64 model).
 
     Raises:
-        UserError: an empty rationale, a sequence longer than the context, a layer without softmax attention, an unknown
-            token, a prompt of another width, or a model whose attention cannot be reproduced exactly.
+        UserError: an empty rationale, a sequence longer than the context, a layer without softmax attention, another
+            vocabulary or width, or a model whose attention cannot be reproduced exactly.
     """
     check_head_reduction(head_reduction)
     _require_ready(lm, soft_prompt, questions, rationales)

@@ -60,12 +60,13 @@ def prompt_saliency(
     forward and one backward pass; no instance depends on the others.
 
     Args:
+        lm: the model, in evaluation mode.
         soft_prompt: virtual tokens before every question, in any float type.
         questions: token ids of each instance; may be empty.
         rationales: token ids that the model wrote after each question.
         layers: which layers, None for all with softmax attention; the result has them in ascending order.
         head_reduction: ``abs_of_sum`` is Eq 1; ``sum_of_abs`` takes absolute values before the sum over heads.
-        prefix: keys and values of ``soft_prompt`` if they are known. A model that ``keeps_only_keys`` denies needs none.
+        prefix: keys and values of ``soft_prompt`` if they are known; not used for a model that keeps other states.
         way: ``by block`` (activation checkpointing, where it can be) or in ``one graph``, both after the prefix;
             ``auto``: by size; ``whole``: one graph of the whole sequence, prompt included.
         end_ids: the end token of each rationale, where it counts in the loss; None where it does not.
@@ -86,8 +87,7 @@ def prompt_saliency(
     # The last virtual token predicts the first token after an empty question, so it is not part of the prefix then.
     whole = way == "whole" or not keeps_only_keys(lm)
     start = 0 if whole else len(soft_prompt) - (not all(questions))
-    # Gradients are needed even if the caller has disabled them.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # Also where the caller has disabled gradients.
         batch = _pack(lm, soft_prompt, questions, rationales, start, end_ids)
         rows, columns = slice(len(soft_prompt) - start, batch.embedded.shape[1]), slice(0, len(soft_prompt))
 

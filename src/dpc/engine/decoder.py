@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from dpc.engine.plain import greedy
+from dpc.engine.plain_check import check_plain_reproduces, plain_reproduces
+from dpc.engine.unpacked_slots import UnpackedSlotModel
 from dpc.engine.request import Decoded, Request, by_length
-from dpc.engine.slot_check import check_slots_reproduce
+from dpc.engine.slot_check import SlotWay, check_slots_reproduce
 from dpc.engine.slot_model import SlotModel
 from dpc.engine.slots import SlotDecoder
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
+from dpc.model.recurrent import keeping, keeps_states
 from dpc.prompt.prefix import PrefixStore
 from dpc.settings import DecodingSettings
 from dpc.types import Generation
@@ -22,23 +25,33 @@ from dpc.types import Generation
 class Decoder:
     """Greedy decoding of one frozen model. KV cache and prompt prefixes are kept between drains.
 
-    Raises ``UserError`` if settings ask for slots and the model's attention cannot be reproduced in them.
+    A model with states in a cache of its own kind is decoded in plain batches whatever the settings say.
+    Raises ``UserError`` if the model's own results cannot be reproduced in the way that the settings ask for.
     """
 
     def __init__(self, lm: FrozenLM, settings: DecodingSettings | None = None) -> None:
         self.lm, self.settings = lm, settings or DecodingSettings()
-        self.prefixes = PrefixStore(lm, self.settings.prefixes)
         self._waiting: list[Request] = []
         self._busy = False
         self._model: SlotModel | None = None
-        if self.settings.slots:
+        way = SlotWay(packed=True, shared=True)
+        if self.settings.slots and keeping(lm) != "own":
             try:
-                check_slots_reproduce(lm)
-                chosen = self.settings
-                self._model = SlotModel(lm, chosen.batch_size, compiled=chosen.compile, recorded=chosen.cuda_graphs)
+                way = check_slots_reproduce(lm)
+                self._model = _slot_model(lm, self.settings, way)
             except UserError as error:
+                if not plain_reproduces(lm):
+                    raise
                 mend = "or decode in plain batches, with the model's own attention: --set decoding.slots=false"
                 raise UserError(f"{error}; {mend}") from error
+        else:
+            check_plain_reproduces(lm)
+        self.prefixes = PrefixStore(lm, self.settings.prefixes, shared=way.shared)
+
+    @property
+    def offers_trail(self) -> bool:
+        """Whether answers come with the trail that they are asked for."""
+        return self._model is not None and self._model.offers_trail
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Put ``requests`` into the waiting list, from which ``drain`` takes them.
@@ -91,8 +104,9 @@ class Decoder:
     def _plain(self, max_new_tokens: int) -> Iterator[Decoded]:
         while self._waiting:
             chosen = next(by_length(self._waiting, self.settings.batch_size))
-            if self.lm.dtype == torch.float64:
+            if self.lm.dtype == torch.float64 or keeps_states(self.lm.model):
                 # Eager attention takes a softmax in float32, where a float64 mask overflows and padded rows become NaN.
+                # States would take in padding.
                 chosen = [i for i in chosen if len(self._waiting[i]) == len(self._waiting[chosen[0]])]
             taken = [self._waiting[index] for index in chosen]
             for index in sorted(chosen, reverse=True):
@@ -105,3 +119,9 @@ class Decoder:
                 # Prompt and question, then each generated token but the last: it ends the answer, or nothing follows.
                 tokens = len(request) + passes - 1
                 yield Decoded(request, generation, passes, seconds, tokens)
+
+
+def _slot_model(lm: FrozenLM, settings: DecodingSettings, way: SlotWay) -> SlotModel:
+    if way.packed:
+        return SlotModel(lm, settings.batch_size, compiled=settings.compile, recorded=settings.cuda_graphs)
+    return UnpackedSlotModel(lm, settings.batch_size)

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from dpc.engine.recurrent_plain import greedy_by_length
 from dpc.engine.request import Request, check_fits
 from dpc.model.lm import FrozenLM
+from dpc.model.recurrent import keeps_states
 from dpc.types import Finish, Generation
 
 
@@ -20,11 +22,7 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
     Padding is before the soft prompt. PEFT's own batched generation has it between prompt and question, which gives
     other logits.
     """
-    rows = []
-    for request in requests:
-        question = lm.embed(torch.tensor(list(request.question), device=lm.device))
-        prompt = request.soft_prompt
-        rows.append(question if prompt is None else torch.cat([prompt.vectors.to(question), question]))
+    rows = [request.embedded(lm) for request in requests]
     longest = max(len(row) for row in rows)
     embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=lm.device)
@@ -38,10 +36,12 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
 def greedy(
     lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
 ) -> list[Generation]:
-    """Decode ``requests`` as one batch. Each answer is token for token what it would be alone.
+    """Decode ``requests`` as one batch, or as one for each length where layers keep states: they would take in padding.
+
+    Each answer is token for token what it would be alone.
 
     An answer stops at an end token, after ``max_new_tokens``, or where the context is full; its row then leaves the
-    batch. ``cache``: an empty cache to use in place of the model's own kind.
+    batch. ``cache``: an empty cache to use in place of the model's own kind, where layers keep keys and values only.
 
     Raises ``UserError`` for a question without tokens, or one that leaves no space for an answer in the context.
     """
@@ -49,6 +49,8 @@ def greedy(
         return []
     for index, request in enumerate(requests):
         check_fits(lm, request, f"question {index + 1} of the batch")
+    if keeps_states(lm.model):
+        return greedy_by_length(lm, requests, max_new_tokens)
     limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
     written: list[list[int]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,6 +37,12 @@ class Request:
 
     def __len__(self) -> int:
         return self.prompt_length + len(self.question)
+
+    def embedded(self, lm: FrozenLM) -> Float[Tensor, "time d"]:
+        """The virtual tokens and the question as input embeddings of ``lm``."""
+        question = lm.embed(torch.tensor(list(self.question), device=lm.device))
+        prompt = self.soft_prompt
+        return question if prompt is None else torch.cat([prompt.vectors.to(question), question])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

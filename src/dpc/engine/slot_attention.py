@@ -75,7 +75,9 @@ def _attend(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, keywords: dict[str, Any]
 ) -> Float[Tensor, "row time head v"]:
     call = read_call(module, query, key, value, mask, keywords)
-    if call.softcap is not None or call.sinks is not None or key.shape[-1] != value.shape[-1]:
+    # A mask that differs between heads (Doge) does not allow query heads to be grouped.
+    unusual = call.softcap is not None or call.sinks is not None or mask.shape[1] > 1
+    if unusual or key.shape[-1] != value.shape[-1]:
         return call.output().transpose(1, 2).contiguous()
     rows, heads, time, width = query.shape
     groups = heads // key.shape[1]

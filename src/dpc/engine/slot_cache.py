@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,13 +22,15 @@ class PassLayout:
     """The part of the cache that the next forward pass writes and attends to.
 
     rows, positions: of each new token. leading: attention gets this many rows, from the first on; None: all rows, among
-    which the attention function chooses. length: attention gets the positions ``0 .. length - 1``.
+    which the attention function chooses. length: attention gets the positions ``0 .. length - 1``. chosen: attention
+    gets these ``leading`` rows, not the first ones.
     """
 
     rows: Int[Tensor, " token"]
     positions: Int[Tensor, " token"]
     leading: int | None
     length: int
+    chosen: Int[Tensor, " row"] | None = None
 
 
 class SlotLayer(CacheLayerMixin):
@@ -67,6 +71,8 @@ class SlotLayer(CacheLayerMixin):
         self.values[layout.rows, :, layout.positions] = value_states.transpose(1, 2).flatten(0, 1)
         if layout.leading is None:
             return self.keys, self.values
+        if layout.chosen is not None:
+            return self.keys[layout.chosen, :, : layout.length], self.values[layout.chosen, :, : layout.length]
         return self.keys[: layout.leading, :, : layout.length], self.values[: layout.leading, :, : layout.length]
 
     def grow(self, capacity: int) -> None:
@@ -90,12 +96,12 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """The caches of all layers, which share one layout."""
+    """The caches of all layers, which share one layout. Keys and values are in those that are a ``SlotLayer``."""
 
-    def __init__(self, layers: int, slots: int, capacity: int) -> None:
+    def __init__(self, layers: Sequence[Any], slots: int, capacity: int) -> None:
         self.slots, self.capacity = slots, capacity
-        self._slot_layers = [SlotLayer(slots, capacity) for _ in range(layers)]
-        super().__init__(layers=list(self._slot_layers))
+        self._slot_layers = [layer for layer in layers if isinstance(layer, SlotLayer)]
+        super().__init__(layers=list(layers))
 
     def set_layout(self, layout: PassLayout, position_ids: Int[Tensor, "row time"]) -> None:
         """Set the layout of the next forward pass, and the position ids of its tokens."""
@@ -122,7 +128,7 @@ class SlotCache(Cache):
             layer.keys[row, :, : len(prefix)], layer.values[row, :, : len(prefix)] = key, value
 
     def read(self, row: int, length: int) -> tuple[Float[Tensor, "kv_head position d"], Tensor]:
-        """A copy of the last layer's keys and values at the first ``length`` positions of a row."""
+        """A copy of the last layer's keys and values (of the last that has them) at the first ``length`` positions of a row."""
         layer = self._slot_layers[-1]
         assert layer.keys is not None
         assert layer.values is not None

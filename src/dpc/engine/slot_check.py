@@ -1,8 +1,8 @@
 """Compare decoding in slots with the model's own eager attention before first use. A model that differs is refused.
 
 The passes are those of ``SlotModel``: a prompt prefix, packed and padded layouts, drafts of several tokens, rows at
-different positions, and a slot that is used again. The reference is one eager forward pass of each row alone, without
-any cache.
+different positions, and a slot that is used again; or those of ``UnpackedSlotModel``. The reference is one eager
+forward pass of each row alone, without any cache.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dpc.engine.packed import Reading, pack
+from dpc.engine.unpacked_slots import UnpackedSlotModel
 from dpc.engine.slot_model import SlotModel
 from dpc.errors import UserError
-from dpc.model.blocks import replaced_forward
+from dpc.model.blocks import decoder_blocks, replaced_forward, softmax_blocks
 from dpc.model.capture import SUPPORTED
 from dpc.model.eager_check import (
     attention_modules,
     check_length,
-    check_reproduces,
     eager_reference,
     pass_tolerance,
     require_equal,
 )
 from dpc.model.lm import FrozenLM
+from dpc.model.recurrent import keeps_states
 from dpc.prompt.prefix import PromptPrefix, compute_prefixes
 
 # Largest relative Frobenius error of an attention module's output, over the tokens of one row and on equal inputs.
@@ -41,32 +42,75 @@ _LAYER_TOLERANCE_16_BITS = 0.05
 # Virtual tokens of the prompt, and the shortest context that the check fits into.
 _PROMPT, _CONTEXT = 3, 17
 
-# Models that passed. Weak references: the result belongs to the model object.
-_REPRODUCED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
+
+@dataclass(frozen=True, slots=True)
+class SlotWay:
+    """How a model is decoded in slots.
+
+    packed: as ``SlotModel`` does; otherwise as ``UnpackedSlotModel`` does. shared: whether the prefix of a prompt is
+    computed once; a model that cannot continue its states with several tokens prefills the prompt with each question.
+    """
+
+    packed: bool
+    shared: bool
 
 
-def check_slots_reproduce(lm: FrozenLM) -> None:
+# Models that passed. The result belongs to the model object.
+_REPRODUCED: weakref.WeakKeyDictionary[PreTrainedModel, SlotWay] = weakref.WeakKeyDictionary()
+
+
+def check_slots_reproduce(lm: FrozenLM) -> SlotWay:
     """Compare passes in slots with the model's own eager attention on each row alone, once per model object.
 
-    Compared are what enters every block, the output of every attention module, and the logits. Each block continues
-    with the hidden states of the reference, so that rounding does not accumulate and 16 bits allow a small tolerance.
-    Compiled passes and CUDA graphs are not run.
+    Compared are what enters every block, the output of every module with attention or another state, and the logits.
+    Each block continues with the hidden states of the reference, so that rounding does not accumulate and 16 bits allow
+    a small tolerance. Compiled passes and CUDA graphs are not run.
+
+    Returns:
+        The way that gives equal results: packed, if layers keep only keys and values.
 
     Raises:
-        UserError: decoding in slots would differ from the model itself; or the model is in training mode.
+        UserError: decoding in slots would differ from the model itself in all ways; or the model is in training mode.
     """
-    check_reproduces(lm)
+    # A model without softmax attention has nothing to be traced. Its states are compared all the same.
+    softmax = {} if keeps_states(lm.model) and not softmax_blocks(lm.model) else attention_modules(lm)
     if lm.model in _REPRODUCED:
-        return
+        return _REPRODUCED[lm.model]
     if lm.context < _CONTEXT:
         raise UserError(f"model {lm.name!r}: a context of {lm.context} tokens, expected at least {_CONTEXT}")
-    modules = attention_modules(lm)
-    missing = sorted(set(range(lm.layers)) - set(modules))
-    if missing:
-        raise UserError(f"model {lm.name!r}: no softmax attention in layers {missing}, expected it in all; {SUPPORTED}")
+    modules = {f"attention of layer {layer}": module for layer, module in softmax.items()}
+    comparison = _Comparison(lm, modules | (_state_modules(lm, softmax) if keeps_states(lm.model) else {}))
     with torch.inference_mode():
-        _compare_passes(_Comparison(lm, modules))
-    _REPRODUCED.add(lm.model)
+        _REPRODUCED[lm.model] = _way(comparison, sorted(set(range(lm.layers)) - set(softmax)))
+    return _REPRODUCED[lm.model]
+
+
+def _way(comparison: _Comparison, missing: list[int]) -> SlotWay:
+    """The first way whose passes are equal. ``missing``: layers without softmax attention."""
+    lm, states = comparison.lm, keeps_states(comparison.lm.model)
+    if missing and not states:
+        raise UserError(f"model {lm.name!r}: neither softmax attention nor a state in layers {missing}; {SUPPORTED}")
+    ways = [SlotWay(packed=not states, shared=True), SlotWay(packed=False, shared=not states)]
+    errors: list[Exception] = []
+    for way in ways:
+        try:
+            if way.packed:
+                _compare_passes(comparison)
+            else:
+                _compare_unpacked_passes(comparison, shared=way.shared)
+        except torch.OutOfMemoryError:
+            raise
+        # Attention that reads more than transformers' interface gives raises errors of any kind (Doge).
+        except Exception as error:
+            errors.append(error)
+        else:
+            return way
+    # What the usual way does wrong tells most: packed passes, or states without a shared prefix.
+    error = errors[-1 if states else 0]
+    if isinstance(error, UserError):
+        raise error
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    raise UserError(f"model {lm.name!r}: a pass in slots fails ({reason}); {SUPPORTED}") from error
 
 
 def _compare_passes(comparison: _Comparison) -> None:
@@ -92,18 +136,42 @@ def _compare_passes(comparison: _Comparison) -> None:
     comparison.padded(slots, "single tokens", parts)
 
 
+def _compare_unpacked_passes(comparison: _Comparison, *, shared: bool) -> None:
+    lm, length = comparison.lm, check_length(comparison.lm)
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(lm.vocab_size, (count,), generator=generator).tolist() for count in (_PROMPT, length, 17)]
+    vectors = lm.embed(torch.tensor(ids[0], device=lm.device))
+    long, short = comparison.alone(vectors, ids[1][_PROMPT:]), comparison.alone(vectors[:0], ids[2])
+    slots, left = UnpackedSlotModel(lm, 4), length - 8
+    prefix = comparison.prefix(vectors, long) if shared else PromptPrefix.uncomputed(vectors)
+    slots.insert([3, 1, 0], [prefix, None, None])
+    parts = [long.part(3, _PROMPT, left - _PROMPT), short.part(1, 0, 12), short.part(0, 0, 12)]
+    comparison.unpacked(slots, "questions", parts)
+    # Slot 2 is free and takes part in the step, as slot 1 does later.
+    comparison.unpacked(slots, "decode step", [long.part(3, left, 1), short.part(1, 12, 1), short.part(0, 12, 1)])
+    slots.move(0, 2, 13)
+    slots.insert([0], [prefix])
+    parts = [long.part(3, left + 1, 1), short.part(2, 13, 1), long.part(0, _PROMPT, 4)]
+    comparison.unpacked(slots, "decode step and question in a used slot", parts)
+    parts = [long.part(3, left + 2, 1), short.part(2, 14, 1), long.part(0, _PROMPT + 4, 1)]
+    comparison.unpacked(slots, "decode step", parts)
+    slots.insert([1], [None])
+    comparison.unpacked(slots, "question of one token", [short.part(2, 15, 1), short.part(1, 0, 1)])
+    comparison.unpacked(slots, "decode step", [short.part(1, 1, 1), short.part(2, 16, 1)])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Alone:
     """The reference: one row alone, under the model's own eager attention.
 
     ids: of the tokens, which follow ``prompt`` virtual tokens. entered: for each layer, what entered its block.
-    attended: for each layer, what its attention module returned.
+    attended: what each module with attention or another state returned.
     """
 
     ids: list[int]
     prompt: int
     entered: Mapping[int, Float[Tensor, "position d"]]
-    attended: Mapping[int, Float[Tensor, "position d"]]
+    attended: Mapping[str, Float[Tensor, "position d"]]
     logits: Float[Tensor, "position vocab"]
 
     def part(self, slot: int, start: int, count: int) -> tuple[_Alone, Reading]:
@@ -122,7 +190,7 @@ class _Comparison:
     """Passes of one model, each compared with the rows alone. Every method raises ``UserError`` for a difference."""
 
     lm: FrozenLM
-    modules: Mapping[int, nn.Module]
+    modules: Mapping[str, nn.Module]
 
     def alone(self, vectors: Float[Tensor, "prompt d"], ids: list[int]) -> _Alone:
         """The reference for the row ``[vectors | ids]``."""
@@ -138,7 +206,7 @@ class _Comparison:
         # The model computes a prefix with its own choice of attention, which may round more in 16 bits.
         with _observed(lm, self.modules, _Comparer(lm, "the prompt prefix", places, pass_tolerance(lm.dtype))):
             [prefix] = compute_prefixes(lm, vectors[None])
-        if len(prefix.keys) != lm.layers:
+        if len(prefix.keys) != lm.layers and not keeps_states(lm.model):
             kept = f"keys and values are cached in {len(prefix.keys)} of {lm.layers} layers, expected all"
             raise UserError(f"model {lm.name!r}: {kept}; {SUPPORTED}")
         return prefix
@@ -160,6 +228,22 @@ class _Comparison:
             logits = slots.padded_logits(ids, positions, length, trail=False)
         self._require_logits(what, parts, [logits[reading.row, : len(reading.tokens)] for _, reading in parts])
 
+    def unpacked(self, slots: UnpackedSlotModel, name: str, parts: _Parts) -> None:
+        """One pass for each group of rows."""
+        readings = [reading for _, reading in parts]
+        for group in slots.groups(readings):
+            chosen, what = [parts[index] for index in group], f"a pass without padding ({name})"
+            joined, count = slots.begins(chosen[0][1].row), len(chosen[0][1].tokens)
+            places: list[_Place] = []
+            for index, (row, part) in enumerate(chosen):
+                first = part.start - (joined or 0)
+                width = part.stop - first
+                own = torch.tensor([part.row]) if joined is None else index * width + torch.arange(width)
+                places.append((row, own, slice(first, part.stop)))
+            with _observed(self.lm, self.modules, _Comparer(self.lm, what, places, _layer_tolerance(self.lm.dtype))):
+                logits = slots.group_logits([part for _, part in chosen], trail=False, kept=count)
+            self._require_logits(what, chosen, list(logits[:, -count:]))
+
     def _compared(self, what: str, parts: _Parts, tokens: Sequence[Int[Tensor, " _"]]) -> AbstractContextManager[None]:
         places = [(row, own, slice(part.start, part.stop)) for (row, part), own in zip(parts, tokens, strict=True)]
         comparer = _Comparer(self.lm, what, places, _layer_tolerance(self.lm.dtype))
@@ -176,14 +260,14 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.entered: dict[int, Tensor] = {}
-        self.attended: dict[int, Tensor] = {}
+        self.attended: dict[str, Tensor] = {}
 
     def enter(self, layer: int, hidden: Float[Tensor, "1 time d"]) -> Float[Tensor, "1 time d"]:
         self.entered[layer] = hidden[0]
         return hidden
 
-    def leave(self, layer: int, output: Float[Tensor, "1 time d"]) -> None:
-        self.attended[layer] = output[0]
+    def leave(self, name: str, output: Float[Tensor, "1 time d"]) -> None:
+        self.attended[name] = output[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,10 +292,10 @@ class _Comparer:
         flat[tokens] = expected
         return flat.view_as(hidden)
 
-    def leave(self, layer: int, output: Float[Tensor, "batch time d"]) -> None:
-        flat, what = output.flatten(0, 1), f"attention of layer {layer} in {self.what}"
+    def leave(self, name: str, output: Float[Tensor, "batch time d"]) -> None:
+        flat, what = output.flatten(0, 1), f"{name} in {self.what}"
         for row, tokens, positions in self.places:
-            require_equal(self.lm, what, flat[tokens], row.attended[layer][positions], self.tolerance)
+            require_equal(self.lm, what, flat[tokens], row.attended[name][positions], self.tolerance)
 
 
 def _layer_tolerance(dtype: torch.dtype) -> float:
@@ -219,11 +303,11 @@ def _layer_tolerance(dtype: torch.dtype) -> float:
 
 
 @contextmanager
-def _observed(lm: FrozenLM, modules: Mapping[int, nn.Module], observer: _Recorder | _Comparer) -> Iterator[None]:
-    """Let ``observer`` see the blocks and attention modules of the passes inside."""
+def _observed(lm: FrozenLM, modules: Mapping[str, nn.Module], observer: _Recorder | _Comparer) -> Iterator[None]:
+    """Let ``observer`` see the blocks of the passes inside, and ``modules``."""
     with ExitStack() as stack:
-        for layer, module in modules.items():
-            stack.callback(module.register_forward_hook(partial(_leave, observer, layer)).remove)
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(partial(_leave, observer, name)).remove)
         stack.enter_context(replaced_forward(lm.model, lambda *block: partial(_enter, observer, *block)))
         yield
 
@@ -239,5 +323,16 @@ def _enter(
     return forward(observer.enter(layer, hidden), *arguments, **keywords)
 
 
-def _leave(observer: _Recorder | _Comparer, layer: int, module: nn.Module, arguments: Any, output: Any) -> None:
-    observer.leave(layer, output[0] if isinstance(output, tuple) else output)
+def _leave(observer: _Recorder | _Comparer, name: str, module: nn.Module, arguments: Any, output: Any) -> None:
+    observer.leave(name, output[0] if isinstance(output, tuple) else output)
+
+
+def _state_modules(lm: FrozenLM, softmax: Mapping[int, nn.Module]) -> dict[str, nn.Module]:
+    """The modules that compute with states: the outermost in each block that know their layer and hold no attention."""
+    found: dict[str, nn.Module] = {}
+    for layer, block in enumerate(decoder_blocks(lm.model)):
+        for module in list(block.modules())[1:]:
+            knows = getattr(module, "layer_idx", None) == layer
+            if knows and not any(part is own for part in module.modules() for own in softmax.values()):
+                found.setdefault(f"state of layer {layer}", module)
+    return found

@@ -15,7 +15,7 @@ from dpc.engine.packed import Pack, Reading, pack
 from dpc.engine.replay import Replay
 from dpc.engine.request import Trail
 from dpc.engine.slot_attention import PACKED, ROWS, packed_as, register
-from dpc.engine.slot_cache import PassLayout, SlotCache, lazy_zeros
+from dpc.engine.slot_cache import PassLayout, SlotCache, SlotLayer, lazy_zeros
 from dpc.model.attention_switch import AttentionImplementation
 from dpc.model.blocks import decoder_blocks
 from dpc.model.lm import FrozenLM
@@ -29,7 +29,10 @@ class SlotModel:
     """A model with a KV cache of ``slots`` rows, whose capacity in positions grows with the longest sequence.
 
     compiled: padded passes are compiled with ``torch.compile``. recorded: on CUDA, they are captured as CUDA graphs.
+    drafts: whether passes can verify drafts. offers_trail: whether ``trail`` can be called.
     """
+
+    drafts = True
 
     def __init__(self, lm: FrozenLM, slots: int, *, compiled: bool = False, recorded: bool = True) -> None:
         self.lm, self.slots, self.capacity, self.pace = lm, slots, 0, pace_on(lm.device)
@@ -39,9 +42,13 @@ class SlotModel:
         register()
         self._implementation = AttentionImplementation(lm.model)
         self._last_block = decoder_blocks(lm.model)[-1]
-        self._cache = SlotCache(lm.layers, slots, 0)
+        self._cache = self._new_cache()
+        self.offers_trail = True
         self._hidden: Tensor | None = None
         self._prefixes: list[PromptPrefix | None] = [None] * slots
+
+    def _new_cache(self) -> SlotCache:
+        return SlotCache([SlotLayer(self.slots, 0) for _ in range(self.lm.layers)], self.slots, 0)
 
     @torch.inference_mode()
     def preallocate(self, positions: int) -> None:
@@ -198,18 +205,22 @@ class SlotModel:
         handle = self._last_block.register_forward_pre_hook(keep_hidden) if trail else None
         try:
             with self._implementation.switched(ROWS if layout.leading else PACKED):
-                output = forward(
-                    input_ids=ids,
-                    position_ids=position_ids,
-                    past_key_values=self._cache,
-                    use_cache=True,
-                    logits_to_keep=keep,
-                )
+                output = forward(**self._arguments(ids, position_ids, keep))
         finally:
             if handle is not None:
                 handle.remove()
         logits: Tensor = output.logits
         return logits
+
+    def _arguments(self, ids: Tensor, position_ids: Tensor, keep: int | Tensor) -> dict[str, Any]:
+        """Keyword arguments of the model's forward function."""
+        return {
+            "input_ids": ids,
+            "position_ids": position_ids,
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "logits_to_keep": keep,
+        }
 
 
 def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:

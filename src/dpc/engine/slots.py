@@ -66,7 +66,7 @@ class SlotDecoder:
 
     def __init__(self, model: SlotModel, prefixes: PrefixStore, max_new_tokens: int, draft_tokens: int) -> None:
         self._model, self._prefixes, self._max_new_tokens = model, prefixes, max_new_tokens
-        self._draft_tokens = draft_tokens
+        self._draft_tokens = draft_tokens if model.drafts else 0
         self._rows: list[_Slot | None] = [None] * model.slots
         self._end_ids = model.lm.end_ids
         self._shared = SharedDraft(model.pace.confidence)
@@ -116,12 +116,13 @@ class SlotDecoder:
         for row, request in zip(rows, admitted, strict=True):
             limit = min(self._max_new_tokens, lm.context - len(request))
             first = FirstAnswerDraft(request.draft[:limit]) if request.draft and self._draft_tokens else None
-            self._rows[row] = _Slot(request, limit, first=first)
+            again = 0 if self._prefixes.shared else request.prompt_length
+            self._rows[row] = _Slot(request, limit, first=first, forward_tokens=again)
 
     def _draft(self, slot: _Slot) -> Sequence[int]:
         """A draft of the next tokens: that of the request with the prefill, n-grams in later passes."""
         if slot.prefilling:
-            return slot.request.draft[: slot.limit]
+            return slot.request.draft[: slot.limit] if self._model.drafts else ()
         most = min(self._draft_tokens, slot.limit - len(slot.written) - 1)
         if most <= 0:
             return ()
@@ -139,7 +140,7 @@ class SlotDecoder:
             new = slot.request.question if slot.prefilling else slot.written[-1:]
             start = slot.request.prompt_length if slot.prefilling else slot.position
             readings.append(Reading(row, start, [*new, *drafts[row]], len(drafts[row]) + 1))
-        predicted = self._model.read(readings, _trail(running))
+        predicted = self._model.read(readings, self._trail(running))
         seconds = (time.perf_counter() - began) / sum(len(reading.tokens) for reading in readings)
         for (row, slot), reading, tokens in zip(running, readings, predicted, strict=True):
             same = next((i for i, token in enumerate(drafts[row]) if token != tokens[i]), reading.kept - 1)
@@ -159,7 +160,7 @@ class SlotDecoder:
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
         positions = [slot.position if slot else None for slot in slots]
         count = min(self._model.pace.steps_per_read, max(slot.limit - len(slot.written) for _, slot in running))
-        written = self._model.steps(tokens, positions, count, _trail(running))
+        written = self._model.steps(tokens, positions, count, self._trail(running))
         columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
         for row, slot in running:
@@ -183,7 +184,7 @@ class SlotDecoder:
             if slot.finish is None:
                 continue
             self._rows[row] = None
-            wanted = slot.request.trail and slot.written
+            wanted = self._model.offers_trail and slot.request.trail and slot.written
             trail = self._model.trail(row, len(slot.request) - 1, slot.position) if wanted else None
             text = self._model.lm.decode(slot.written)
             generation = Generation(tuple(slot.written), text, slot.finish, slot.end_id)
@@ -199,6 +200,5 @@ class SlotDecoder:
             self._model.move(last, gap, slot.position)
             self._rows[gap], self._rows[last] = slot, None
 
-
-def _trail(running: Sequence[tuple[int, _Slot]]) -> bool:
-    return any(slot.request.trail for _, slot in running)
+    def _trail(self, running: Sequence[tuple[int, _Slot]]) -> bool:
+        return self._model.offers_trail and any(slot.request.trail for _, slot in running)

@@ -9,11 +9,11 @@ import torch
 
 from dpc.engine.plain import greedy
 from dpc.engine.plain_check import check_plain_reproduces, plain_reproduces
-from dpc.engine.unpacked_slots import UnpackedSlotModel
 from dpc.engine.request import Decoded, Request, by_length
 from dpc.engine.slot_check import SlotWay, check_slots_reproduce
 from dpc.engine.slot_model import SlotModel
 from dpc.engine.slots import SlotDecoder
+from dpc.engine.unpacked_slots import UnpackedSlotModel
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
 from dpc.model.recurrent import keeping, keeps_states

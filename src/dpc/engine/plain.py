@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from dpc.engine.recurrent_plain import greedy_by_length
 from dpc.engine.request import Request, check_fits
+from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
 from dpc.model.recurrent import keeps_states
 from dpc.types import Finish, Generation
@@ -50,6 +51,10 @@ def greedy(
     for index, request in enumerate(requests):
         check_fits(lm, request, f"question {index + 1} of the batch")
     if keeps_states(lm.model):
+        if cache is not None:
+            raise UserError(
+                f"model {lm.name!r}: ACT needs layers that keep keys and values only, some keep states; leave out ACT"
+            )
         return greedy_by_length(lm, requests, max_new_tokens)
     limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
     written: list[list[int]] = [[] for _ in requests]

@@ -14,6 +14,7 @@ from dpc.engine.plain import greedy
 from dpc.engine.recurrent_plain import OwnCachePass, rows_together
 from dpc.engine.request import Request
 from dpc.errors import UserError
+from dpc.model.capture import SUPPORTED
 from dpc.model.eager_check import pass_tolerance, require_equal
 from dpc.model.lm import FrozenLM
 from dpc.model.recurrent import keeps_states
@@ -34,8 +35,15 @@ def check_plain_reproduces(lm: FrozenLM) -> None:
         raise UserError(f"model {lm.name!r}: training mode drops values at random, expected none; call model.eval()")
     if lm.model in _REPRODUCED or lm.context < max(_QUESTIONS) + _ANSWER:
         return
-    with torch.inference_mode():
-        (_compare_equal_rows if keeps_states(lm.model) else _compare_padded_rows)(lm)
+    try:
+        with torch.inference_mode():
+            (_compare_equal_rows if keeps_states(lm.model) else _compare_padded_rows)(lm)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    # Models of unknown kinds raise errors of any kind.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(f"model {lm.name!r}: plain decoding fails ({reason}); {SUPPORTED}") from error
     _REPRODUCED.add(lm.model)
 
 
@@ -43,8 +51,7 @@ def plain_reproduces(lm: FrozenLM) -> bool:
     """Whether plain decoding can be advised."""
     try:
         check_plain_reproduces(lm)
-    # Whatever a model of an unknown kind raises, decoding would raise as well.
-    except Exception:
+    except UserError:
         return False
     return True
 
@@ -67,7 +74,7 @@ def _compare_padded_rows(lm: FrozenLM) -> None:
 
 
 def _compare_equal_rows(lm: FrozenLM) -> None:
-    """Run rows of equal length (one, if a batch mixes rows), and continue them token by token. The cache is used twice."""
+    """Run rows of equal length (one, if a batch mixes rows), and continue them token by token; then shorter rows."""
     for count in (_QUESTIONS[0], 1):
         ids = _random_ids(lm, (count + _ANSWER,) * (2 if rows_together(lm) else 1))
         rows = torch.tensor(ids, device=lm.device)

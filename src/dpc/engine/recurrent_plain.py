@@ -46,7 +46,7 @@ class OwnCachePass:
         return self._after(self._forward(input_ids=tokens[:, None], **cache_arguments(self._lm.model, self._cache)), 1)
 
     def _forward(self, **keywords: Any) -> Any:
-        given = keywords.get("inputs_embeds", keywords.get("input_ids"))
+        given: Tensor = keywords["inputs_embeds" if "inputs_embeds" in keywords else "input_ids"]
         positions = torch.arange(self._length, self._length + given.shape[1], device=given.device)
         wanted = {"position_ids": positions.expand(len(given), -1), "logits_to_keep": 1}
         return self._lm.model(**keywords, **accepted(self._lm.model, wanted))

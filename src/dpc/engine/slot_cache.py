@@ -128,7 +128,7 @@ class SlotCache(Cache):
             layer.keys[row, :, : len(prefix)], layer.values[row, :, : len(prefix)] = key, value
 
     def read(self, row: int, length: int) -> tuple[Float[Tensor, "kv_head position d"], Tensor]:
-        """A copy of the last layer's keys and values (of the last that has them) at the first ``length`` positions of a row."""
+        """A copy of a row's first ``length`` keys and values, in the last layer that has them."""
         layer = self._slot_layers[-1]
         assert layer.keys is not None
         assert layer.values is not None

@@ -13,25 +13,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import CacheLayerMixin, DummyLayer, LinearAttentionCacheLayerMixin, LinearAttentionLayer
+from transformers.cache_utils import DummyLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
 from dpc.engine.packed import Reading
 from dpc.engine.slot_cache import PassLayout, SlotCache, SlotLayer
 from dpc.engine.slot_model import SlotModel
 from dpc.model.blocks import softmax_blocks
 from dpc.model.lm import FrozenLM
-from dpc.model.recurrent import StateName, States, accepted, cache_arguments, set_states, states_of
+from dpc.model.recurrent import StateName, States, accepted, cache_arguments, full_layer, set_states, states_of
 from dpc.prompt.prefix import PromptPrefix
 
 
-class _BothLayer(LinearAttentionLayer, SlotLayer):
+class _BothLayer(LinearAttentionLayer, SlotLayer):  # type: ignore[override]
     """The cache of a layer that has keys and values and other states."""
 
     is_compileable = False
 
     def __init__(self, slots: int, states: int) -> None:
         SlotLayer.__init__(self, slots, 0)
-        LinearAttentionLayer.__init__(self, states)  # type: ignore[no-untyped-call]
+        LinearAttentionLayer.__init__(self, states)
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """Keys and values come as two positional arguments, other states by name."""
@@ -130,17 +130,18 @@ class UnpackedSlotModel(SlotModel):
             return self.padded_logits(ids, positions, length, trail)[rows]
         device = self.lm.device
         prefixes = [self._begun.pop(reading.row) for reading in readings]
-        ids = torch.tensor([list(reading.tokens) for reading in readings], device=device)
+        tokens = torch.tensor([list(reading.tokens) for reading in readings], device=device)
         start = torch.tensor([[reading.start] for reading in readings], device=device)
         states: States | None = None
-        if (first := prefixes[0]) is not None:
-            if first.vectors is not None:
-                vectors = [prefix.vectors for prefix in prefixes if prefix is not None and prefix.vectors is not None]
-                self._vectors, start = torch.stack(vectors).to(device, self.lm.dtype), start - len(first)
-            else:
-                each = [prefix.states for prefix in prefixes if prefix is not None]
-                states = {name: torch.stack([own[name] for own in each]) for name in first.states}
-        time = ids.shape[1] + (0 if self._vectors is None else self._vectors.shape[1])
+        if (first := prefixes[0]) is not None and first.vectors is None:
+            each = [prefix.states for prefix in prefixes if prefix is not None]
+            states = {name: torch.stack([own[name] for own in each]) for name in first.states}
+        elif first is not None:
+            vectors = [prefix.vectors for prefix in prefixes if prefix is not None and prefix.vectors is not None]
+            self._vectors, start = torch.stack(vectors).to(device, self.lm.dtype), start - len(first)
+            # Virtual tokens have no id.
+            tokens = torch.cat([tokens.new_zeros(len(tokens), len(first)), tokens], dim=1)
+        time = tokens.shape[1]
         positions = start + torch.arange(time, device=device)
         length = int(positions.max()) + 1
         self._reserve(length)
@@ -148,10 +149,11 @@ class UnpackedSlotModel(SlotModel):
         layout = PassLayout(chosen.repeat_interleave(time), positions.flatten(), len(chosen), length, chosen)
         set_states(self._cache, states)
         try:
-            return super()._forward(self.lm.model, ids, positions, layout, kept, trail)
+            logits = super()._forward(self.lm.model, tokens, positions, layout, kept, trail)
         finally:
             self._vectors = None
-            self._states.store(chosen, states_of(self._cache))
+        self._states.store(chosen, states_of(self._cache))
+        return logits
 
     def _forward(self, forward: Any, ids: Tensor, position_ids: Tensor, layout: PassLayout, *rest: Any) -> Tensor:
         """A decode step of the first rows, free slots among them."""
@@ -165,15 +167,14 @@ class UnpackedSlotModel(SlotModel):
         wanted = accepted(self.lm.model, {"position_ids": position_ids, "logits_to_keep": keep})
         tokens: dict[str, Any] = {"input_ids": ids}
         if self._vectors is not None:
-            tokens = {"inputs_embeds": torch.cat([self._vectors, self.lm.embed(ids)], dim=1)}
+            embedded = self.lm.embed(ids[:, self._vectors.shape[1] :])
+            tokens = {"inputs_embeds": torch.cat([self._vectors, embedded], dim=1)}
         return tokens | cache_arguments(self.lm.model, self._cache) | wanted
 
 
 def _slot_layer(layer: Any, slots: int) -> Any:
-    if isinstance(layer, DummyLayer):
-        return DummyLayer()
-    if not isinstance(layer, LinearAttentionCacheLayerMixin):
-        return SlotLayer(slots, 0)
-    if isinstance(layer, CacheLayerMixin):
-        return _BothLayer(slots, layer.number_of_states)
-    return LinearAttentionLayer(layer.number_of_states)
+    """The cache in slots for a layer that transformers would give ``layer``."""
+    kept = full_layer(layer)
+    if isinstance(kept, LinearAttentionAndFullAttentionLayer):
+        return _BothLayer(slots, kept.number_of_states)
+    return kept if isinstance(kept, LinearAttentionLayer | DummyLayer) else SlotLayer(slots, 0)

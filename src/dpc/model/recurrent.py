@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from transformers.cache_utils import (
     DummyLayer,
     DynamicLayer,
     LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
     LinearAttentionCacheLayerMixin,
     LinearAttentionLayer,
 )
@@ -41,7 +42,8 @@ _KEEPING: weakref.WeakKeyDictionary[PreTrainedModel, Keeping] = weakref.WeakKeyD
 
 def keeps_states(model: PreTrainedModel) -> bool:
     """Whether positions leave more than keys and values. By its configuration: works without weights."""
-    return bool(getattr(model, "_is_stateful", False)) or any(map(_has_states, DynamicCache(config=model.config).layers))
+    stateful = bool(getattr(model, "_is_stateful", False))
+    return stateful or any(True for _ in _state_layers(DynamicCache(config=model.config)))
 
 
 def keeping(lm: FrozenLM) -> Keeping:
@@ -59,7 +61,7 @@ def _probed(lm: FrozenLM) -> Keeping:
     except (ValueError, TypeError, AttributeError):
         # The model takes a cache class of its own.
         return "own"
-    layers = [layer for layer in cache.layers if _has_states(layer)]
+    layers = [layer for _, layer in _state_layers(cache)]
     return "states" if layers and all(all(layer.has_previous_state.values()) for layer in layers) else "own"
 
 
@@ -84,15 +86,16 @@ def full_cache(model: PreTrainedModel) -> Cache:
     """An empty cache that keeps all positions: masks apply sliding windows."""
     if not keeps_states(model):
         return DynamicCache()
-    return Cache(layers=[_unlimited(layer) for layer in DynamicCache(config=model.config).layers])
+    return Cache(layers=[full_layer(layer) for layer in DynamicCache(config=model.config).layers])
 
 
-def _unlimited(layer: Any) -> Any:
+def full_layer(layer: Any) -> Any:
+    """A layer like ``layer`` of a cache, without a sliding window."""
     if isinstance(layer, DummyLayer):
         return DummyLayer()
-    if not _has_states(layer):
+    if not isinstance(layer, LinearAttentionCacheLayerMixin):
         return DynamicLayer()
-    both = isinstance(layer, DynamicLayer)
+    both = isinstance(layer, (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer))
     return (LinearAttentionAndFullAttentionLayer if both else LinearAttentionLayer)(layer.number_of_states)
 
 
@@ -100,8 +103,7 @@ def states_of(cache: Cache) -> dict[StateName, Tensor]:
     """The states in ``cache``, one entry for each."""
     return {
         (number, kind, index): state
-        for number, layer in enumerate(cache.layers)
-        if _has_states(layer)
+        for number, layer in _state_layers(cache)
         for kind in ("conv_states", "recurrent_states")
         for index, state in getattr(layer, kind).items()
         if state is not None
@@ -110,14 +112,15 @@ def states_of(cache: Cache) -> dict[StateName, Tensor]:
 
 def set_states(cache: Cache, states: States | None) -> None:
     """Continue ``cache`` from ``states``, which passes change in place. None: from the start of a sequence."""
-    for layer in filter(_has_states, cache.layers):
+    layers = dict(_state_layers(cache))
+    for layer in layers.values():
         # Not ``layer.reset()``, which would write zeros into the tensors of the pass before.
         for index in range(layer.number_of_states):
             layer.conv_states[index] = layer.recurrent_states[index] = None
             layer.is_conv_states_initialized[index] = layer.is_recurrent_states_initialized[index] = False
             layer.has_previous_state[index] = states is not None
     for (number, kind, index), state in (states or {}).items():
-        layer = cache.layers[number]
+        layer = layers[number]
         getattr(layer, kind)[index] = state
         getattr(layer, f"is_{kind}_initialized")[index] = True
         layer.dtype, layer.device = state.dtype, state.device
@@ -125,5 +128,8 @@ def set_states(cache: Cache, states: States | None) -> None:
             layer.conv_kernel_size[index] = state.shape[-1]
 
 
-def _has_states(layer: Any) -> bool:
-    return isinstance(layer, LinearAttentionCacheLayerMixin)
+def _state_layers(cache: Cache) -> Iterator[tuple[int, Any]]:
+    """The number and cache of each layer that has states beside keys and values, or instead of them."""
+    for number, layer in enumerate(cache.layers):
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            yield number, layer

@@ -16,6 +16,7 @@ from dpc.engine.slots import SlotDecoder
 from dpc.engine.unpacked_slots import UnpackedSlotModel
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
+from dpc.model.own_check import check_own_passes
 from dpc.model.recurrent import keeping, keeps_states
 from dpc.prompt.prefix import PrefixStore
 from dpc.settings import DecodingSettings
@@ -31,6 +32,7 @@ class Decoder:
 
     def __init__(self, lm: FrozenLM, settings: DecodingSettings | None = None) -> None:
         self.lm, self.settings = lm, settings or DecodingSettings()
+        check_own_passes(lm)
         self._waiting: list[Request] = []
         self._busy = False
         self._model: SlotModel | None = None

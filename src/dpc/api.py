@@ -54,12 +54,13 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantize: str | None = None,
 ) -> FrozenLM:
-    """A frozen causal language model: ``zoo`` (ships with dpc), a hub id, a folder, or a model object of your own.
+    """A frozen causal language model: ``zoo`` (ships with dpc), a hub id, a folder, a GGUF file, or a model object.
 
     tokenizer: needed with a model object. That object is put into evaluation mode, and its parameters are frozen.
     dtype: float32, bfloat16, float16, float64 or auto (the checkpoint's own on a GPU, float32 on a CPU). device: cpu,
-    cuda, cuda:1 or auto.
+    cuda, cuda:1 or auto. quantize: 4bit, for linear layers in 4 bits of bitsandbytes.
     Warns of what its user may not expect: a context that is shortened, generation settings that are not used.
     Raises ``UserError`` for a model that is not there, not whole, or cannot be decoded exactly.
     """
@@ -82,7 +83,12 @@ def _loaded(
     if isinstance(model, str | Path):
         with _without_bars():
             return load_lm(
-                str(model), dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+                str(model),
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                quantize=quantize,
             )
     if tokenizer is None:
         raise UserError("load_model: a model object needs its tokenizer: load_model(model, tokenizer)")

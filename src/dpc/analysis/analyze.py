@@ -22,7 +22,7 @@ from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.records.directory import RunDirectory, source_state, versions
 from dpc.tasks import task_of_run
 
-Loader = Callable[[str, str, str | None], FrozenLM]
+Loader = Callable[[str, str, str | None, str | None], FrozenLM]
 """Loads a model: its name, the type it computes in, and its revision."""
 
 
@@ -117,7 +117,7 @@ def _loader(
             raise UserError(
                 f"{run.prompt}: no prompt there; pass --prompt DIR, the one that the run was evaluated with"
             )
-        lm = load(str(described["name"]), dtype, revision)
+        lm = load(str(described["name"]), dtype, revision, described.get("quantized"))
         return lm, load_adapter(lm, directory)
 
     return load_both

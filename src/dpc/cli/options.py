@@ -40,6 +40,10 @@ Tau = Annotated[
     typer.Option(help="Threshold of the trigger; none: the calibrated one.", callback=lambda value: _finite(value)),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(help="4bit: linear layers in 4 bits of bitsandbytes, computing in --dtype."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Output = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it stopped.")]
 TrustRemoteCode = Annotated[
@@ -115,6 +119,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     threads: int | None = None,
+    quantize: str | None = None,
 ) -> FrozenLM:
     """A frozen model, loaded without transformers' messages on the terminal."""
     from dpc.model.loading import load_lm
@@ -124,7 +129,14 @@ def load_model(
     set_threads(threads)
     if model.lower().endswith(".gguf"):
         _say(f"unpacking the weights of {model}, which can take a minute")
-    lm = load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    lm = load_lm(
+        model,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        quantize=quantize,
+    )
     for notice in notices(lm):
         _say(notice)
     return lm
@@ -150,7 +162,11 @@ def _say(notice: str) -> None:
 
 def quiet_transformers() -> None:
     """Keep transformers' advice and bars off the terminal."""
+    import logging as standard_logging
+
     from transformers.utils import logging
 
+    # It tells at import which optional kernels are not installed.
+    standard_logging.getLogger("bitsandbytes").setLevel(standard_logging.ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

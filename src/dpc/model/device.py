@@ -32,13 +32,18 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def dtype_for(name: str, device: torch.device) -> torch.dtype | Literal["auto"]:
-    """The type called ``name``. ``auto`` is the checkpoint's own type on a CUDA device, and float32 elsewhere.
-
-    Raises ``UserError`` for an unknown name.
-    """
-    if name == "auto":
-        return "auto" if device.type == "cuda" else torch.float32
-    if name not in _TYPES:
+def check_dtype(name: str) -> None:
+    """Raise ``UserError`` if there is no type called ``name``."""
+    if name != "auto" and name not in _TYPES:
         raise UserError(f"--dtype {name}: expected one of auto, {', '.join(_TYPES)}")
-    return _TYPES[name]
+
+
+def dtype_for(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype | Literal["auto"]:
+    """The type called ``name``. ``auto`` is the type that a checkpoint is stored in on a CUDA device, else float32.
+
+    stored: the type of the checkpoint, None where its configuration does not name one; then ``auto`` stays ``auto`` on
+    a CUDA device, and transformers finds it in the files.
+    """
+    if name != "auto":
+        return _TYPES[name]
+    return (stored or "auto") if device.type == "cuda" else torch.float32

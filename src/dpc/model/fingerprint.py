@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ CACHED_FROM_BYTES = 2**25
 SETTLED_SECONDS = 2.0
 _FORMAT = 1
 _CHUNK_VALUES, _THREADS = 2**22, 4
+_SCALES = re.compile(r"\.weight\.(absmax|quant_map|nested_\w+|quant_state\.bitsandbytes__\w+)$")
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -105,7 +107,8 @@ def _as_saved(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Ten
 
 def _named_as_saved(model: PreTrainedModel, digests: Mapping[str, str]) -> Mapping[str, str]:
     """Digests of a checkpoint under the names of ``_as_saved``, if all of them are found; otherwise as they are."""
-    names = _as_saved(model, {name: value.to("meta") for name, value in _state(model).items()}).keys()
+    empty = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in _state(model).items()}
+    names = _as_saved(model, empty).keys()
     for prefix in ("", f"{model.base_model_prefix}."):
         found = {prefix + name: digest for name, digest in digests.items()}
         # A checkpoint may hold either of two tied weights, or both.
@@ -113,8 +116,10 @@ def _named_as_saved(model: PreTrainedModel, digests: Mapping[str, str]) -> Mappi
             for source, target in ((one, other), (other, one)):
                 if source in found:
                     found.setdefault(target, found[source])
-        if names <= found.keys():
-            return {name: found[name] for name in names}
+        # Where a checkpoint is quantized on loading, only the model has the scales of its 4-bit weights.
+        scales = {name for name in names if _SCALES.search(name)}
+        if names - scales <= found.keys():
+            return {name: found[name] for name in names if name in found}
     return digests
 
 

@@ -26,7 +26,8 @@ class FrozenLM:
 
     name: what the user typed. revision: the fingerprint of the weights (``weights_fingerprint``).
     trust_remote_code: whether Python code that comes with the model was allowed to run. weight_files: stamps of the
-    files that the weights were loaded from; empty for a model that was wrapped in memory.
+    files that the weights were loaded from; empty for a model that was wrapped in memory. quantized: 4bit where the
+    weights were quantized while they were loaded; ``revision`` is that of the weights before.
     """
 
     model: PreTrainedModel
@@ -35,6 +36,7 @@ class FrozenLM:
     revision: str
     trust_remote_code: bool = False
     weight_files: tuple[FileStamp, ...] = ()
+    quantized: str | None = None
 
     def __repr__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")

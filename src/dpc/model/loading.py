@@ -29,7 +29,7 @@ from dpc.model.checkpoint import (
     refuse_own_code,
     weight_files,
 )
-from dpc.model.device import device_of, dtype_for
+from dpc.model.device import check_dtype, device_of, dtype_for
 from dpc.model.features import refuse_features
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, weights_fingerprint
 from dpc.model.gguf_file import (
@@ -42,6 +42,7 @@ from dpc.model.gguf_file import (
     refuse_folder_of_gguf,
 )
 from dpc.model.lm import FrozenLM, with_end
+from dpc.model.quantized import make_exact, quantization, refuse_quantized
 
 EMBEDDED = "zoo"
 
@@ -53,14 +54,16 @@ def load_lm(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantize: str | None = None,
 ) -> FrozenLM:
     """Load a causal language model: ``zoo`` (in the package), a hub id, a local folder, or a GGUF file.
 
     A GGUF file is written FILE.gguf or ORG/REPO:FILE.gguf. transformers unpacks its weights.
 
-    dtype: name of a torch type, or ``auto`` (on a GPU the checkpoint's own type, on a CPU float32).
+    dtype: name of a torch type, or ``auto`` (see ``dtype_for``).
     device: name of a torch device, or ``auto``. revision: branch, tag or commit on the hub, its main branch if None.
     trust_remote_code: run Python code that comes with the model. Without it, no code of the model runs.
+    quantize: ``4bit`` stores the weights of linear layers as NormalFloat4 of bitsandbytes; they compute in ``dtype``.
 
     ``revision`` of the result is the ``checkpoint_fingerprint`` of the weights.
     Raises ``UserError`` if there is no such model, type or device, if the model needs code of its own that may not run,
@@ -68,21 +71,24 @@ def load_lm(
     loaded, if its configuration has a feature that cannot be computed exactly (``dpc.model.features``).
     """
     place = device_of(device)
-    kind = dtype_for(dtype, place)
+    check_dtype(dtype)
     with _loading(name), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
+        kind = dtype_for(dtype, place, _stored_dtype(gguf, config))
+        refuse_quantized(name, config, quantize, kind)
         before = _stamps(path, gguf, revision, config)
         with bar_on_terminals():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 revision=revision,
-                dtype=gguf.own_dtype if gguf and kind == "auto" else kind,
+                dtype=kind,
                 device_map={"": place},
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 # Otherwise transformers raises an error that does not name them.
                 ignore_mismatched_sizes=True,
                 **_of_gguf(gguf, config),
+                **quantization(quantize, kind),
             )
         model, loading_info = loaded
         refuse_misfit(name, model, loading_info)
@@ -92,7 +98,8 @@ def load_lm(
             raise UserError(f"--model {name}: its weights changed while they were loaded; load it again")
     model.config.name_or_path = name
     model.eval().requires_grad_(False)
-    return with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps))
+    make_exact(f"--model {name}", model)
+    return with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps, quantize))
 
 
 def load_outline(
@@ -102,24 +109,28 @@ def load_outline(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantize: str | None = None,
 ) -> FrozenLM:
     """Load all but the weights: shapes, types, tokenizer and context are those of ``load_lm``.
 
     The result encodes texts and tells sizes, but computes nothing: its parameters are on torch's meta device, and its
     ``revision`` is empty. Arguments and errors are those of ``load_lm``, except errors about weights.
     """
-    kind = dtype_for(dtype, device_of(device))
+    place = device_of(device)
+    check_dtype(dtype)
     with _loading(name), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
-        stored = gguf.own_dtype if gguf else config.dtype
-        own = stored if kind == "auto" else kind
+        kind = dtype_for(dtype, place, _stored_dtype(gguf, config))
+        refuse_quantized(name, config, quantize, kind)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=own, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=None if kind == "auto" else kind, trust_remote_code=trust_remote_code
+            )
         with suppress(OSError):  # Optional: from_config derives one from the configuration.
             model.generation_config = GenerationConfig.from_pretrained(path, revision=revision or "main")
     model.config.name_or_path = name
     model.eval().requires_grad_(False)
-    return with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code))
+    return with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code, quantized=quantize))
 
 
 def _config_and_tokenizer(
@@ -139,6 +150,11 @@ def _config_and_tokenizer(
         refuse_own_code(name, path, revision, config)
     refuse_features(name, config)
     return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
+
+
+def _stored_dtype(gguf: GgufFile | None, config: PreTrainedConfig) -> torch.dtype | None:
+    found = gguf.own_dtype if gguf else config.dtype or config.get_text_config(decoder=True).dtype
+    return found if isinstance(found, torch.dtype) else None
 
 
 def _of_gguf(gguf: GgufFile | None, config: PreTrainedConfig) -> dict[str, Any]:

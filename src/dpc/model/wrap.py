@@ -12,6 +12,7 @@ from dpc.model.features import refuse_features
 from dpc.model.fingerprint import weights_fingerprint
 from dpc.model.lm import FrozenLM, with_end
 from dpc.model.peft_adapter import SOFT_PROMPTS
+from dpc.model.quantized import make_exact
 
 
 def wrap_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> FrozenLM:
@@ -27,6 +28,7 @@ def wrap_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str |
     base.eval().requires_grad_(False)
     name = name or str(base.config.name_or_path) or type(base).__name__
     refuse_features(name, base.config)
+    make_exact(name, base)
     return with_end(FrozenLM(base, tokenizer, name, weights_fingerprint(base)))
 
 

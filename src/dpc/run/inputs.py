@@ -19,6 +19,7 @@ CHOSEN = ("prompt_sha256", "tau", "trigger_rate", "act_sha256")
 def describe_model(lm: FrozenLM) -> dict[str, Any]:
     """What identifies a model."""
     described = {"name": lm.name, "revision": lm.revision, "dtype": str(lm.dtype).removeprefix("torch.")}
+    described |= {"quantized": lm.quantized} if lm.quantized else {}
     return described | ({"trust_remote_code": True} if lm.trust_remote_code else {})
 
 

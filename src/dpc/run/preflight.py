@@ -71,7 +71,7 @@ def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prep
                 splits[split] = rows
         _check_splits(splits, found)
     outline = None
-    if draft.sound(("model",), ("revision",), ("dtype",), ("device",)):
+    if draft.sound(("model",), ("revision",), ("dtype",), ("quantize",), ("device",)):
         outline = found.attempt(
             load_outline,
             recipe.model,
@@ -79,6 +79,7 @@ def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prep
             device=recipe.device,
             revision=recipe.revision,
             trust_remote_code=trust_remote_code,
+            quantize=recipe.quantize,
         )
     if outline is not None and draft.sound(("settings", "tuning"), ("settings", "decoding")):
         _check_lengths(recipe, outline, splits, found)

@@ -46,7 +46,9 @@ def analyze(
     with terminal() as report:
         described = analyze_run(
             directory,
-            lambda name, kind, revision: load_model(model or name, kind, device, revision, trust_remote_code, threads),
+            lambda name, kind, revision, quantize: load_model(
+                model or name, kind, device, revision, trust_remote_code, threads, quantize
+            ),
             names=names,
             instances=instances,
             seed=seed,

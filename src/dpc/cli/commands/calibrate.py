@@ -12,6 +12,7 @@ from dpc.cli.options import (
     Limit,
     Model,
     OwnPrompt,
+    Quantize,
     Revision,
     Set,
     Source,
@@ -41,6 +42,7 @@ def calibrate(
     force: Annotated[bool, typer.Option("--force", help="Replace a calibration that was made on more rows.")] = False,
     settings: Set = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -68,7 +70,7 @@ def calibrate(
         refuse_to_shrink(prompt / (ACT if heads else calibration_file(value.calibrated or "flow")), count)
     run = RunDirectory(prompt, command_line())
     with run.lock(), terminal() as report:
-        lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
         soft_prompt = load_prompt(lm, prompt, [value])
         assert soft_prompt is not None
         if heads:

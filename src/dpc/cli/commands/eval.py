@@ -15,6 +15,7 @@ from dpc.cli.options import (
     Model,
     Output,
     Prompt,
+    Quantize,
     Revision,
     Set,
     Source,
@@ -44,6 +45,7 @@ def evaluate(
     tau: Tau = None,
     settings: Set = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -65,7 +67,7 @@ def evaluate(
 
     run, values = RunDirectory(output, command_line()), get_methods(names)
     with run.lock(), terminal() as report:
-        lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
         setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau)
         results = evaluate_methods(lm, setup, rows, values, chosen, run, report)
     show_results(results, output)

@@ -16,6 +16,7 @@ from dpc.cli.options import (
     Limit,
     Model,
     Prompt,
+    Quantize,
     Revision,
     Set,
     TaskName,
@@ -50,6 +51,7 @@ def generate(
     tau: Tau = None,
     settings: Set = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -71,7 +73,7 @@ def generate(
     from dpc.run.setup import load_setup
 
     value = get_method(method)
-    lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
     setup = load_setup(lm, folder, [value], chosen, task=known.name, tau=tau)
     answers = answer_questions(lm, known, questions, value, setup, chosen)
     with ExitStack() as stack:

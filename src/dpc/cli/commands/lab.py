@@ -12,6 +12,7 @@ from dpc.cli.options import (
     Model,
     NeededPrompt,
     OneMethod,
+    Quantize,
     Revision,
     Set,
     TaskName,
@@ -36,6 +37,7 @@ def lab(
     tau: Tau = None,
     settings: Set = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -51,5 +53,5 @@ def lab(
     from dpc.cli.lab import run_lab
     from dpc.run.session import Session
 
-    lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
     run_lab(Session(lm, known, folder, chosen, get_method(method), tau), port, open_browser)

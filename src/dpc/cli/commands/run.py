@@ -45,6 +45,9 @@ Seeds = Annotated[
     int | None, typer.Option(min=1, help="Tune so many prompts, each from its own seed, in seed-N. [else 1]")
 ]
 RunDtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or float64. [else auto]")]
+RunQuantize = Annotated[
+    str | None, typer.Option(help="4bit: linear layers in 4 bits of bitsandbytes. [else as they are stored]")
+]
 RunDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... [else auto]")]
 Analyze = Annotated[bool | None, typer.Option("--analyze/--no-analyze", help="Draw the paper's figures. [else yes]")]
 DryRun = Annotated[
@@ -65,6 +68,7 @@ def run(
     seeds: Seeds = None,
     settings: Set = None,
     dtype: RunDtype = None,
+    quantize: RunQuantize = None,
     device: RunDevice = None,
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -89,6 +93,7 @@ def run(
         "limit": limit,
         "seeds": seeds,
         "dtype": dtype,
+        "quantize": quantize,
         "device": device,
         "analyze": analyze,
     }
@@ -112,7 +117,9 @@ def _run(draft: Draft, output: Path, trust_remote_code: bool, threads: int | Non
     with terminal() as report:
         job = RecipeRun(draft, output, command=command_line(), report=report, trust_remote_code=trust_remote_code)
         chosen = job.recipe
-        lm = load_model(chosen.model, chosen.dtype, chosen.device, chosen.revision, trust_remote_code, threads)
+        lm = load_model(
+            chosen.model, chosen.dtype, chosen.device, chosen.revision, trust_remote_code, threads, chosen.quantize
+        )
         results = job.run(lm)
     for seed, path in job.directories.items():
         show_results(results[seed], path)

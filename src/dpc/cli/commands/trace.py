@@ -13,6 +13,7 @@ from dpc.cli.options import (
     Model,
     NeededPrompt,
     OneMethod,
+    Quantize,
     Revision,
     Set,
     TaskName,
@@ -42,6 +43,7 @@ def trace(
     tau: Tau = None,
     settings: Set = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -61,6 +63,6 @@ def trace(
     from dpc.cli.show_trace import show_trace
     from dpc.run.session import Session
 
-    lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
     session = Session(lm, known, folder, chosen, get_method(method), tau)
     show_trace(session.trace(question, token=token), as_json=as_json, npz=npz, html=html)

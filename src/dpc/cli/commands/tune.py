@@ -11,6 +11,7 @@ from dpc.cli.options import (
     Device,
     Dtype,
     Model,
+    Quantize,
     Revision,
     Set,
     Source,
@@ -32,6 +33,7 @@ def tune(
     data: Source = None,
     settings: Set = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -48,5 +50,5 @@ def tune(
         for rows in (train, dev):
             if (left_out := rows.left_out()) is not None:
                 report.say(f"note: {left_out}")
-        lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
         tune_prompt(lm, train, dev, chosen, output, resume=True, report=report)

@@ -31,11 +31,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("zoo", min_length=1, description="hub id or local folder of a causal language model")
+    model: str = Field("zoo", min_length=1, description="hub id, folder or GGUF file of a causal language model")
     revision: str | None = Field(None, min_length=1, description="branch, tag or commit of the model on the hub")
     task: str = Field("zoo", description="benchmark")
     data: str | None = Field(None, min_length=1, description="hub id, folder or file; none: the task's own source")
     dtype: Dtype = Field("auto", description="type of the weights")
+    quantize: Literal["4bit", "8bit"] | None = Field(None, description="4bit: linear layers in 4 bits of bitsandbytes")
     device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:1 ...")
     methods: tuple[str, ...] = Field(("pretrained", "prompt_tuning", "dpc"), description="what is compared")
     limit: int | None = Field(None, ge=1, description="only the first test rows")

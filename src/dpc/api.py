@@ -66,23 +66,9 @@ def load_model(
     """
     if isinstance(model, FrozenLM):
         return model
-    lm = _loaded(model, tokenizer, dtype, device, revision, trust_remote_code)
-    for notice in notices(lm):
-        warnings.warn(notice, stacklevel=2)
-    return lm
-
-
-def _loaded(
-    model: str | Path | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    dtype: str,
-    device: str,
-    revision: str | None,
-    trust_remote_code: bool,
-) -> FrozenLM:
     if isinstance(model, str | Path):
         with _without_bars():
-            return load_lm(
+            lm = load_lm(
                 str(model),
                 dtype=dtype,
                 device=device,
@@ -90,9 +76,13 @@ def _loaded(
                 trust_remote_code=trust_remote_code,
                 quantize=quantize,
             )
-    if tokenizer is None:
+    elif tokenizer is None:
         raise UserError("load_model: a model object needs its tokenizer: load_model(model, tokenizer)")
-    return wrap_model(model, tokenizer)
+    else:
+        lm = wrap_model(model, tokenizer)
+    for notice in notices(lm):
+        warnings.warn(notice, stacklevel=2)
+    return lm
 
 
 def load_prompt(lm: FrozenLM, prompt: str | Path | SoftPrompt | PeftModel) -> SoftPrompt:

@@ -30,7 +30,8 @@ _OWN_ATTENTION = frozenset({"ctrl", "granite_swa", "granitemoe_swa"})
 _SEVERAL = frozenset({"diffllama", "longcat_flash"})
 # No softmax attention at all, so that none is hidden.
 _STATES_ALONE = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
-# Kinds of quantized weights that pass the comparison and have a gradient with respect to their input.
+# Kinds of quantized weights that pass the comparison and have a gradient with respect to their input; ``quantized.py``
+# refuses 8 bits.
 _QUANTIZED = frozenset({"bitsandbytes"})
 _OTHER = "choose another model; docs/models.md lists those that work"
 
@@ -230,6 +231,6 @@ FEATURES: tuple[Feature, ...] = (
         reason="their products are not known to have an exact gradient with respect to the input",
         models="checkpoints in GPTQ, AWQ, FP8, MXFP4, HQQ, compressed-tensors",
         value=_quantized,
-        mend="choose the unquantized checkpoint of the model, or one in 4 or 8 bit by bitsandbytes",
+        mend="choose the unquantized checkpoint of the model, one in 4 bits of bitsandbytes, or a GGUF file",
     ),
 )

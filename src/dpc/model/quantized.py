@@ -1,4 +1,4 @@
-"""Quantized weights: 4 bits by bitsandbytes are computed exactly; every other method is refused by name.
+"""Quantized weights: 4 bits of bitsandbytes are computed exactly, 8 bits are refused.
 
 A 4-bit layer unpacks its weights to the type of the computation and multiplies with them, so it equals a layer of the
 unpacked weights, row by row. In 8 bits (LLM.int8) bitsandbytes also quantizes activations: it picks the columns with
@@ -28,7 +28,8 @@ _NEIGHBOURS = (
 def refuse_quantized(name: str, config: PreTrainedConfig, quantize: str | None, dtype: Dtype) -> None:
     """Check how the weights are stored, and how they are to be quantized on loading (``quantize``: one of QUANTIZE).
 
-    Raises ``UserError`` for another method than 4 bits of bitsandbytes, or if bitsandbytes is not installed.
+    Raises ``UserError`` for 8 bits, or if bitsandbytes is needed and not installed. Checkpoints quantized by other
+    methods are refused by ``dpc.model.features``.
     """
     if quantize is not None and quantize not in QUANTIZE:
         raise UserError(f"--quantize {quantize}: expected 4bit")
@@ -51,17 +52,10 @@ def refuse_quantized(name: str, config: PreTrainedConfig, quantize: str | None, 
 
 
 def _refuse_stored(name: str, stored: Mapping[str, Any], quantize: str | None) -> None:
-    method = str(getattr(stored.get("quant_method"), "value", stored.get("quant_method") or "unknown"))
     if quantize is not None:
-        raise UserError(f"--quantize {quantize}: --model {name} is stored quantized already ({method}); leave it out")
-    if method == "bitsandbytes" and stored.get("load_in_4bit"):
-        return
-    if method == "bitsandbytes":
+        raise UserError(f"--quantize {quantize}: --model {name} is stored quantized already; leave it out")
+    if stored.get("load_in_8bit"):
         raise UserError(f"--model {name}: {_NEIGHBOURS}; load a checkpoint that is not quantized, with --quantize 4bit")
-    raise UserError(
-        f"--model {name}: its weights are quantized by {method}, which is not supported; expected weights in 16 or 32 "
-        "bits, in 4 bits of bitsandbytes, or a GGUF file"
-    )
 
 
 def quantization(quantize: str | None, dtype: Dtype) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from dpc.errors import UserError
+from dpc.hub import hub_or_cache, model_repository
 from dpc.model.checkpoint import (
     LOADING_ERRORS,
     needs_code,
@@ -72,7 +73,7 @@ def load_lm(
     """
     place = device_of(device)
     check_dtype(dtype)
-    with _loading(name), _source(name, revision) as (path, gguf):
+    with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
         kind = dtype_for(dtype, place, _stored_dtype(gguf, config))
         refuse_quantized(name, config, quantize, kind)
@@ -118,7 +119,7 @@ def load_outline(
     """
     place = device_of(device)
     check_dtype(dtype)
-    with _loading(name), _source(name, revision) as (path, gguf):
+    with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
         kind = dtype_for(dtype, place, _stored_dtype(gguf, config))
         refuse_quantized(name, config, quantize, kind)

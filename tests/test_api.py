@@ -117,7 +117,7 @@ def test_calibrating_stores_a_threshold_beside_the_prompt(
         dpc.calibrate(lm, "zoo", prompt=prompt, data=rows, limit=5)
     with pytest.raises(UserError, match="split='test'"):
         dpc.calibrate(lm, "zoo", prompt=prompt, data=rows, split="test")
-    with pytest.raises(UserError, match="no such directory"):
+    with pytest.raises(UserError, match="no such folder"):
         dpc.calibrate(lm, "zoo", prompt=tmp_path / "nowhere", data=rows)
     assert not (tmp_path / "nowhere").exists()
 

@@ -20,12 +20,14 @@ from dpc.model.lm import FrozenLM
 from dpc.model.loading import load_lm
 from dpc.model.notices import notices
 from dpc.model.wrap import wrap_model
+from dpc.prompt.asked import asked_with
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter, prompt_of
 from dpc.records.directory import RunDirectory
 from dpc.records.results import Results
 from dpc.report import write_page
 from dpc.report.notebook import results_html, results_text
-from dpc.run.data import Data
+from dpc.run.asking import asked_by, how_asked
+from dpc.run.data import Data, load_shots
 from dpc.run.generate import answer_questions
 from dpc.run.reporter import SILENT, Reporter
 from dpc.run.session import Session, TracedQuestion
@@ -198,7 +200,8 @@ def evaluate(
         [_method(m) for m in ([methods] if isinstance(methods, str | Method) else methods)],
     )
     rows = _data(task, split, data, chosen, limit)
-    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=rows.task.name, tau=_check_tau(tau))
+    shots = load_shots(rows.task, data, chosen.task, rows)
+    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=rows.task.name, tau=_check_tau(tau), shots=shots)
     run = RunDirectory(Path(output))
     with run.lock():
         results = evaluate_methods(lm, setup, rows, values, chosen, run, progress)
@@ -215,6 +218,7 @@ def generate(  # type: ignore[overload-overlap]
     method: str | Method = ...,
     tau: float | None = ...,
     task: str | Task = ...,
+    data: str | None = ...,
     settings: Choices = ...,
 ) -> Answer: ...
 @overload
@@ -226,6 +230,7 @@ def generate(
     method: str | Method = ...,
     tau: float | None = ...,
     task: str | Task = ...,
+    data: str | None = ...,
     settings: Choices = ...,
 ) -> list[Answer]: ...
 def generate(
@@ -236,18 +241,22 @@ def generate(
     method: str | Method = "dpc",
     tau: float | None = None,
     task: str | Task = "zoo",
+    data: str | None = None,
     settings: Choices = None,
 ) -> Answer | list[Answer]:
     """Answer one question, or several, with a method; an answer has ``text``, ``decision`` and both passes.
 
     prompt: None only for the method ``pretrained``. tau: None for the calibrated threshold. task: writes the question
-    as the prompt was tuned on it. Raises ``UserError`` where the method lacks what it needs.
+    as the prompt was tuned on it. data: source of the task's train split, for ``task.shots``. Raises ``UserError``
+    where the method lacks what it needs.
     """
     chosen, value, known = _settings(lm, settings), _method(method), _task(task)
     several = isinstance(questions, list | tuple)
     texts = [_question(text) for text in (questions if several else [questions])]
     examples = [Example(str(number), text, "") for number, text in enumerate(texts, 1)]
-    setup = load_setup(lm, _prompt(lm, prompt), [value], chosen, task=known.name, tau=_check_tau(tau))
+    shots = load_shots(known, data, chosen.task)
+    setup = load_setup(lm, _prompt(lm, prompt), [value], chosen, task=known.name, tau=_check_tau(tau), shots=shots)
+    lm = asked_by(lm, setup, [value], chosen.task)[how_asked(value)]
     found = dict(answer_questions(lm, known, examples, value, setup, chosen))
     return found[0] if isinstance(questions, str) else [found[index] for index in range(len(texts))]
 
@@ -297,6 +306,7 @@ def saliency(
     folder = _prompt(lm, prompt)
     soft_prompt = load_adapter(lm, folder) if isinstance(folder, Path) else folder
     assert soft_prompt is not None
+    lm = asked_with(lm, soft_prompt, chosen.task.chat)
     asked = lm.encode(known.prompt(Example("1", _question(question), "")))
     if rationale is None:
         limit = chosen.decoding.max_new_tokens or known.max_new_tokens

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dpc.errors import UserError
 from dpc.types import Aggregation, HeadReduction, InfluenceRow, MaskValue, PruneBy, PruneScope, Rounding
@@ -14,6 +14,12 @@ from dpc.types import Aggregation, HeadReduction, InfluenceRow, MaskValue, Prune
 Init = Literal["random", "sample-vocab", "text"]
 Autocast = Literal["auto", "bfloat16", "off"]
 ArcRationale = Literal["answer", "worldtree"]
+Chat = Literal["auto", "on", "off"]
+
+
+def _switch(value: Any) -> Any:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class _Group(BaseModel):
@@ -208,7 +214,19 @@ class ActSettings(_Group):
 
 
 class TaskSettings(_Group):
-    """What a benchmark leaves open. Only the tasks that are named use it."""
+    """How questions are put to the model, and what single benchmarks leave open."""
+
+    chat: Annotated[Chat, BeforeValidator(_switch)] = Field(
+        "auto",
+        description="questions as the user's turn of the model's chat template. auto: with a soft prompt, as it was "
+        "tuned; without one, where the model stops at the end of its template's turns, as instruct models do",
+    )
+    shots: int = Field(
+        0,
+        ge=0,
+        description="worked examples before a question, the first rows of the train split, for methods without a soft "
+        "prompt; methods with one are asked as it was tuned, without examples",
+    )
 
     arc_rationale: ArcRationale = Field(
         "answer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,12 +16,16 @@ PruneScope = Literal["vector", "prompt"]
 PruneBy = Literal["magnitude", "value"]
 Rounding = Literal["floor", "round", "ceil"]
 MaskValue = Literal["zero", "mean"]
+Format = Literal["raw", "chat"]
+"""Of a question: the task's text, or the same text as the user's turn of the model's chat template."""
 Aggregation = Literal["mean", "max"]
 InfluenceRow = Literal["at", "before"]
 """Which row of attention carries ``s_i``: that at the position of token i, or the one before, which wrote it."""
 
 # The label of a position that adds nothing to a loss; PyTorch's cross-entropy skips it by default.
 IGNORED_LABEL = -100
+# How a question is put to a model: the task's text, without worked examples.
+ZERO_SHOT = "raw, 0-shot"
 
 
 def middle(rationale_tokens: int) -> int:
@@ -38,6 +42,29 @@ class Example:
     answer: str
     rationale: str | None = None
     choices: tuple[str, ...] = ()
+
+
+class Shot(NamedTuple):
+    """A worked example that comes before a question: id of its row, text of the question, target text."""
+
+    id: str
+    question: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shots:
+    """Worked examples, in order. header: text with which every question of the task begins, empty where there is none.
+
+    A base model goes on with a next question after its answer. In the raw format an answer ends before a line that
+    begins with ``header``.
+    """
+
+    rows: tuple[Shot, ...] = ()
+    header: str = ""
+
+
+NO_SHOTS = Shots()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +225,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One graded instance under one method."""
+    """One graded instance under one method. asked: how the question was put, format and number of worked examples."""
 
     example_id: str
     method: str
     answer: Answer
     score_first: Score
     score_final: Score
+    asked: str = ZERO_SHOT

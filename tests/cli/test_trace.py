@@ -86,7 +86,8 @@ def calibrated(folder: Path, target: Path, **changes: object) -> Path:
         (target / path.name).write_bytes(path.read_bytes())
     sha256 = json.loads((folder / "dpc.json").read_text())["prompt_sha256"]
     method = MethodSettings.model_validate(changes).deciding()
-    made_from = {"prompt_sha256": sha256, "method": method, "data": {"task": "zoo"}}
+    asked = {"format": "raw", "shots": []}
+    made_from = {"prompt_sha256": sha256, "asked": asked, "method": method, "data": {"task": "zoo"}}
     curve = [{"tau": 0.25, "accuracy": 1.0, "trigger_rate": 0.0}]
     stored = {"tau": 0.25, "n": 1, "rows": [], "curve": curve, "from": made_from}
     (target / "calibration.json").write_text(json.dumps(stored))

@@ -18,6 +18,7 @@ from dpc.analysis.store import Store
 from dpc.errors import UserError
 from dpc.files import write_json
 from dpc.model.lm import FrozenLM
+from dpc.prompt.asked import asked_with
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.records.directory import RunDirectory, source_state, versions
 from dpc.tasks import task_of_run
@@ -118,7 +119,9 @@ def _loader(
                 f"{run.prompt}: no prompt there; pass --prompt DIR, the one that the run was evaluated with"
             )
         lm = load(str(described["name"]), dtype, revision, described.get("quantized"))
-        return lm, load_adapter(lm, directory)
+        prompt = load_adapter(lm, directory)
+        asked = evaluation.described.get("asked_with_prompt") or {}
+        return asked_with(lm, prompt, "on" if asked.get("format") == "chat" else "off"), prompt
 
     return load_both
 

@@ -55,6 +55,7 @@ class Collector:
             "head_reduction": settings.head_reduction,
             "shallow": [settings.shallow_start, settings.shallow_stop, settings.shallow_aggregation],
             "row": settings.row,
+            "asked": described.get("asked_with_prompt"),
             "question": self.task.prompt(instance.example),
             "rationale": list(instance.rationale),
         }

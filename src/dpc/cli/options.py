@@ -156,6 +156,14 @@ def load_model(
     return lm
 
 
+def tell(note: str | None) -> None:
+    """Print a note on standard error; nothing for None."""
+    if note is not None:
+        from dpc.cli.progress import screen
+
+        screen.print(f"note: {note}", highlight=False, markup=False)
+
+
 def set_threads(threads: int | None) -> None:
     """Use so many CPU threads. Without a number it is only said where other programs keep the processors busy."""
     import torch

@@ -34,6 +34,11 @@ def show_plan(draft: Draft, output: Path, as_json: bool, trust_remote_code: bool
     table.print(_stages_table(plan))
     for note in plan.notes:
         table.print(f"{note}", highlight=False, soft_wrap=True, markup=False)
+    for way, text in plan.asked.items():
+        table.print(
+            f"\nthe first question as the model reads it ({way}):", highlight=False, soft_wrap=True, markup=False
+        )
+        table.print(text, highlight=False, soft_wrap=True, markup=False, style="dim")
 
 
 def _stages_table(plan: Plan) -> Table:
@@ -79,5 +84,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "speed": asdict(plan.speed),
         "stages": [asdict(stage) | {"state": stage.state} for stage in plan.stages],
         "left": asdict(plan.left) | {"memory": plan.memory},
+        "asked": dict(plan.asked),
         "notes": list(plan.notes),
     }

@@ -79,6 +79,11 @@ def check_fits(lm: FrozenLM, request: Request, name: str) -> None:
     """Raise ``UserError``, with ``name`` in the message, unless the context has space for an answer to ``request``."""
     if not request.question:
         raise UserError(f"{name}: the question has no tokens; expected some text")
+    if len(request) >= lm.context and (shots := len(lm.asking.shots.rows)):
+        raise UserError(
+            f"{name}: {len(request)} tokens with {shots} worked examples, but the context of {lm.name} holds "
+            f"{lm.context} and an answer must fit as well; set task.shots lower"
+        )
     if len(request) >= lm.context:
         raise UserError(
             f"{name}: {len(request)} tokens with the soft prompt, but the context of {lm.name} holds "

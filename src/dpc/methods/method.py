@@ -14,7 +14,7 @@ from dpc.methods.corruptions import Corruption
 from dpc.methods.triggers import FLOW, Trigger
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import ActSettings, MethodSettings
-from dpc.types import Answer
+from dpc.types import NO_SHOTS, Answer, Shots
 
 Need = Literal["prompt", "tau", "trigger_rate", "act_heads"]
 """What a method cannot do without."""
@@ -28,7 +28,8 @@ class Setup:
     tau: threshold for every trigger that is calibrated; None: each trigger's own, of ``thresholds`` (by trigger name).
     trigger_rate: share of the calibration rows on which DPC triggered, between 0 and 1. act_heads: layer and head of
     those that ACT calibrates, as ``act`` says. chosen_on: keys of the rows that something was chosen on, by what was
-    done with them. calibration: the stored calibration of the trigger ``flow``. notes: what a user should know.
+    done with them. calibration: the stored calibration of the trigger ``flow``. shots: worked examples for methods
+    without a prompt. notes: what a user should know.
     """
 
     soft_prompt: SoftPrompt | None = None
@@ -40,6 +41,7 @@ class Setup:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     chosen_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
+    shots: Shots = NO_SHOTS
     notes: tuple[str, ...] = ()
 
     def tau_of(self, trigger: str) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpc.errors import UserError
+from dpc.model.asking import RAW, SHOT_SEPARATOR, Asking, chat_token_ids
 from dpc.model.checkpoint import LOADING_ERRORS
 from dpc.model.context import Context, context_of
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint
@@ -27,7 +28,8 @@ class FrozenLM:
     name: what the user typed. revision: the fingerprint of the weights (``weights_fingerprint``).
     trust_remote_code: whether Python code that comes with the model was allowed to run. weight_files: stamps of the
     files that the weights were loaded from; empty for a model that was wrapped in memory. quantized: 4bit where the
-    weights were quantized while they were loaded; ``revision`` is that of the weights before.
+    weights were quantized while they were loaded; ``revision`` is that of the weights before. asking: how questions are
+    put to the model; ``prompt/asked.py`` chooses it.
     """
 
     model: PreTrainedModel
@@ -37,6 +39,7 @@ class FrozenLM:
     trust_remote_code: bool = False
     weight_files: tuple[FileStamp, ...] = ()
     quantized: str | None = None
+    asking: Asking = RAW
 
     def __repr__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
@@ -99,7 +102,13 @@ class FrozenLM:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Ids of the end tokens: decoding stops at any of them."""
+        """Ids of the end tokens: decoding stops at any of them. In the chat format the end of a turn is one."""
+        own, turn_end = self.own_end_ids, self.asking.turn_end
+        return own if turn_end is None or turn_end in own else (*own, turn_end)
+
+    @property
+    def own_end_ids(self) -> tuple[int, ...]:
+        """Ids of the end tokens that generation configuration or tokenizer name."""
         configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ids = configured if configured is not None else self.tokenizer.eos_token_id
         if ids is None:
@@ -126,7 +135,14 @@ class FrozenLM:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a question, with the special tokens that the model expects at the start of a text."""
+        """Token ids of a question, as ``asking`` says, with the special tokens that the model expects at the start."""
+        shots = self.asking.shots.rows
+        if self.asking.format == "chat":
+            return chat_token_ids(self.tokenizer, shots, text)
+        return self.encode_text("".join(f"{shot.question}{shot.target}{SHOT_SEPARATOR}" for shot in shots) + text)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text as it is, with the special tokens that the model expects at the start of a text."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
         # Some tokenizers append the end token to every text, but the answer is still to come.
         return ids[:-1] if ids and ids[-1] in self.end_ids else ids
@@ -135,6 +151,13 @@ class FrozenLM:
         """Token ids of a text that follows a question, without special tokens."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def encode_target(self, text: str) -> list[int]:
+        """Token ids of the target text after a question, with the token at which the model stops."""
+        turn_end = self.asking.turn_end
+        if turn_end is None:
+            return [*self.encode_continuation(text), self.end_ids[0]]
+        return [*self.encode_continuation(text.strip()), turn_end]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Text of token ids. Special tokens are left out unless ``special``."""

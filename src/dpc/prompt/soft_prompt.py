@@ -20,10 +20,12 @@ from transformers import PreTrainedTokenizerBase
 from dpc.errors import UserError
 from dpc.files import write_atomically
 from dpc.model.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_json
+from dpc.model.asking import template_sha256
 from dpc.model.lm import FrozenLM
 from dpc.model.peft_adapter import PeftAdapter
 from dpc.prompt.virtual_tokens import WEIGHTS_KEY, virtual_tokens, virtual_tokens_of
 from dpc.settings import Init
+from dpc.types import Format
 
 PROVENANCE_FILE = "dpc.json"
 FORMAT_VERSION = 1
@@ -36,20 +38,28 @@ PROBE_TEXT = "Ada paid $1,234.50 for 7 books;\n\tshe'd  have 3/4 left. Déjà vu
 class SoftPrompt:
     """Learned vectors that come before a question, always float32, and the name of the model they were tuned for.
 
-    sha256: of the vectors (``prompt_sha256``). directory: the adapter they were read from, or None. Two prompts are
-    equal if their hash and their model's name are.
+    sha256: of the vectors (``prompt_sha256``). directory: the adapter they were read from, or None. format: in which
+    questions were put to the model in tuning; None where that is not recorded. Two prompts are equal if their hash and
+    their model's name are.
     """
 
     vectors: Float32[Tensor, "prompt d"] = field(compare=False)
     base_model: str
     sha256: str
     directory: Path | None = field(default=None, compare=False)
+    format: Format | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, vectors: Float[Tensor, "prompt d"], base_model: str, directory: Path | None = None) -> SoftPrompt:
+    def of(
+        cls,
+        vectors: Float[Tensor, "prompt d"],
+        base_model: str,
+        directory: Path | None = None,
+        format: Format | None = None,
+    ) -> SoftPrompt:
         """A prompt of a float32 copy of ``vectors``, on their device, with its hash."""
         copy = vectors.detach().to(torch.float32, copy=True).contiguous()
-        return cls(copy, base_model, prompt_sha256(copy), directory)
+        return cls(copy, base_model, prompt_sha256(copy), directory, format)
 
     def __repr__(self) -> str:
         length, width = self.vectors.shape
@@ -97,7 +107,7 @@ def init_prompt(lm: FrozenLM, length: int, init: Init, seed: int, text: str | No
         rows = _real_tokens(lm)
         ids = rows[torch.randint(len(rows), (length,), generator=generator)]
     else:
-        encoded = lm.encode(text) if text else []
+        encoded = lm.encode_text(text) if text else []
         if not encoded:
             raise UserError("prompt init 'text': expected a text to start from; give one training example")
         ids = torch.tensor((encoded * -(-length // len(encoded)))[:length])
@@ -161,6 +171,7 @@ def save_adapter(soft_prompt: SoftPrompt, lm: FrozenLM, directory: Path, provena
         "hidden_size": lm.hidden_size,
         "prompt_length": length,
         "prompt_sha256": soft_prompt.sha256,
+        **_format_of(lm),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
     tensors = {WEIGHTS_KEY: soft_prompt.vectors.detach().cpu().contiguous()}
@@ -188,6 +199,13 @@ def _peft_config(lm: FrozenLM, length: int) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
+def _format_of(lm: FrozenLM) -> dict[str, str]:
+    """The format in which questions are put to ``lm``, and the chat template where it is used."""
+    if lm.asking.format == "raw":
+        return {"format": "raw"}
+    return {"format": "chat", "chat_template_sha256": template_sha256(lm.tokenizer)}
+
+
 def _json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
@@ -209,12 +227,12 @@ def load_adapter(lm: FrozenLM, directory: Path) -> SoftPrompt:
             f"{lm.hidden_size}; load the model it was tuned on ({adapter.base_model})"
         )
     folder = adapter.folder
-    base_model = adapter.base_model or lm.name
+    base_model, format = adapter.base_model or lm.name, None
     if (folder / PROVENANCE_FILE).exists():
         provenance = read_adapter_json(folder, PROVENANCE_FILE, adapter.label)
         _check_provenance(lm, adapter, provenance, prompt_sha256(vectors))
-        base_model = str(provenance["base_model"])
-    return SoftPrompt.of(vectors.to(lm.device), base_model, folder)
+        base_model, format = str(provenance["base_model"]), provenance.get("format", "raw")
+    return SoftPrompt.of(vectors.to(lm.device), base_model, folder, format)
 
 
 def prompt_of(peft_model: nn.Module) -> SoftPrompt:
@@ -237,6 +255,9 @@ def _check_provenance(lm: FrozenLM, adapter: PeftAdapter, provenance: dict[str, 
         "tokenizer_sha256": ("tokenizer", tokenizer_fingerprint(lm.tokenizer)),
         "vocab_size": ("vocabulary size", lm.vocab_size),
     }
+    if provenance.get("format") == "chat":
+        sha256_now = template_sha256(lm.tokenizer) if lm.tokenizer.chat_template else "none"
+        here["chat_template_sha256"] = ("chat template", sha256_now)
     missing = [key for key in (*here, "base_model", "prompt_sha256") if key not in provenance]
     if missing:
         raise UserError(f"{adapter.label}: {PROVENANCE_FILE} lacks {', '.join(missing)}; tune the prompt again")

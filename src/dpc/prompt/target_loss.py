@@ -38,7 +38,7 @@ def encode_rows(
     for number, (question, target) in enumerate(rows, start=1):
         if not target.strip():
             raise UserError(f"{split} row {number}: its target is empty; expected the text that the model should write")
-        row = (lm.encode(question), [*lm.encode_continuation(target), lm.end_ids[0]])
+        row = (lm.encode(question), lm.encode_target(target))
         length = prompt_length + len(row[0]) + len(row[1])
         if length > limit:
             raise UserError(

@@ -20,6 +20,7 @@ from dpc.errors import UserError
 from dpc.model.adapter_folder import WEIGHTS_FILE, read_adapter_json
 from dpc.model.lm import FrozenLM
 from dpc.model.own_check import check_own_passes
+from dpc.prompt.asked import describe_asking
 from dpc.prompt.soft_prompt import (
     PROVENANCE_FILE,
     SoftPrompt,
@@ -117,7 +118,7 @@ def tune(
     tuning = {**job.inputs, **outcome, "steps": job.steps}
     save_adapter(soft_prompt, lm, output, {**(provenance or {}), "tuning": tuning})
     (output / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return replace(soft_prompt, directory=output)
+    return replace(soft_prompt, directory=output, format=lm.asking.format)
 
 
 def learning_rate(step: int, steps: int, settings: TuningSettings) -> float:
@@ -283,6 +284,7 @@ def _inputs(
         "has_dev_accuracy": has_accuracy,
         "weights": lm.revision,
         "tokenizer": tokenizer_fingerprint(lm.tokenizer),
+        "asked": describe_asking(lm),
     }
 
 

@@ -52,6 +52,7 @@ _COLUMNS = {
     "task": _NAME,
     "split": _NAME,
     "method": _NAME,
+    "asked": _NAME,
     "example_id": _TEXT,
     "question": _TEXT,
     "gold": _TEXT,
@@ -148,6 +149,7 @@ def _flat(export: Export, example: Example, record: Record) -> dict[str, Any]:
         "task": export.task,
         "split": export.made_from["data"]["split"],
         "method": record.method,
+        "asked": record.asked,
         "example_id": example.id,
         "question": example.question,
         "gold": example.answer,
@@ -202,8 +204,8 @@ def lm_eval_samples(export: Export, method: str, task: Task) -> Iterator[dict[st
     """Samples of one method as lm-evaluation-harness logs them: for each grader, a line a row.
 
     The task's own grader is the filter ``none``; where there are further ones it is ``strict-match`` and those are
-    ``NAME-extract``, as in the harness's gsm8k. ``arguments`` hold the text of the question, ``resps`` the answer that
-    counts. The layout has no fields for soft prompts and second passes.
+    ``NAME-extract``, as in the harness's gsm8k. ``arguments`` hold the text of the question, without chat template
+    and worked examples, ``resps`` the answer that counts. The layout has no fields for soft prompts and second passes.
     Layout: https://github.com/EleutherAI/lm-evaluation-harness/tree/034ab03621186e68aa1f73ee1508370580ea77b5, in
     ``lm_eval/evaluator.py`` (the sample) and ``lm_eval/loggers/evaluation_tracker.py`` (the file).
     """

@@ -11,6 +11,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, Validation
 
 from dpc.errors import UserError
 from dpc.files import read_json, write_json
+from dpc.types import ZERO_SHOT
 
 FORMAT = 2
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -100,7 +101,7 @@ class MethodResult:
 
     interval: Wilson's. no_answer: answers in which the grader found none. oracle: share right in either pass, None for
     a method of one pass. versus_prompt_tuning: None for prompt tuning, and where it was not evaluated. trigger: None
-    for a method of one pass.
+    for a method of one pass. asked: how questions were put, format and number of worked examples.
     """
 
     n: NonNegativeInt
@@ -113,6 +114,7 @@ class MethodResult:
     versus_prompt_tuning: Versus | None
     trigger: TriggerResult | None
     cost: CostSum
+    asked: str = ZERO_SHOT
 
 
 @dataclass(frozen=True, slots=True)

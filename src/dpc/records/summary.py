@@ -98,6 +98,7 @@ def _summarize_method(
         versus_prompt_tuning=None if baseline is None or baseline is records else _versus(baseline, records),
         trigger=_trigger(records),
         cost=_cost(records),
+        asked=records[0].asked,
     )
 
 

@@ -11,7 +11,7 @@ from dpc.files import write_atomically
 from dpc.records.results import Results
 from dpc.report import sections
 from dpc.report.document import document
-from dpc.report.formats import method_label
+from dpc.report.formats import UNDEFINED, method_label
 from dpc.report.page_data import Instance, payload
 from dpc.report.results_table import COLUMNS, baseline_verdict, results_rows, threshold_verdict, verdict
 from dpc.report.run_data import RunData, read_run
@@ -57,12 +57,14 @@ def render_run(run: RunData) -> bytes:
     """The page of a run. Everything that comes from the run is escaped."""
     results = run.results
     shown = results.methods.get(run.followed or "dpc")
+    rows = results_rows(results)
+    shown_columns = [i for i, name in enumerate(COLUMNS) if name != "asked" or any(row[i] != UNDEFINED for row in rows)]
     values = {
         "results": results,
         "verdict": _unbroken(verdict(results)),
         "baseline_verdict": _unbroken(baseline_verdict(results) or ""),
-        "columns": COLUMNS,
-        "rows": results_rows(results),
+        "columns": [COLUMNS[i] for i in shown_columns],
+        "rows": [[row[i] for i in shown_columns] for row in rows],
         "notes": [*(f"{note}." for note in run.notes), *sections.notes(results)],
         "accuracy_charts": sections.accuracy_charts(results),
         "tuning": tuning_section(run.tuning),

@@ -13,9 +13,11 @@ from rich.text import Text
 from dpc.methods import BASELINE
 from dpc.records.results import MethodResult, Results, TriggerResult, Versus
 from dpc.report.formats import SIGNIFICANT, UNDEFINED, method_label, number, p_value, percent, points, seconds
+from dpc.types import ZERO_SHOT
 
 COLUMNS = (
     "method",
+    "asked",
     "accuracy %",
     "vs prompt tuning, points",
     "p (Holm)",
@@ -32,7 +34,7 @@ COLUMNS = (
 # Columns of each block of the table on a terminal.
 BLOCKS = (
     ("method", "accuracy %", "vs prompt tuning, points", "p (Holm)"),
-    ("method", "also graded %", "fixed / broken", "oracle %", "forward tokens", "seconds"),
+    ("method", "asked", "also graded %", "fixed / broken", "oracle %", "forward tokens", "seconds"),
     ("method", "trigger rate %", "precision %", "recall %", "AUC"),
 )
 
@@ -40,21 +42,25 @@ BLOCKS = (
 def results_rows(results: Results) -> list[tuple[str, ...]]:
     """One row of plain strings per method, in the order of ``COLUMNS``; what is not defined is a dash.
 
+    Asked: raw is the task's text, chat the model's chat template, 3-shot after three worked examples; a dash where all
+    methods ask raw and 0-shot.
     Accuracy and the difference to prompt tuning come with their 95% intervals (Wilson's and Tango's); p is that of
     McNemar's exact test, adjusted by Holm over all methods that are compared with prompt tuning. Also graded: what the
     task's further graders give for the same answers. Oracle: right in either pass. Precision, recall and AUC (with
     Newcombe's interval) are the trigger's, as a detector of wrong first answers. Forward tokens: tokens through the
     whole network; one through a part of its blocks counts as that part.
     """
-    return [_row(name, method) for name, method in results.methods.items()]
+    plain = all(method.asked == ZERO_SHOT for method in results.methods.values())
+    return [_row(name, method, UNDEFINED if plain else method.asked) for name, method in results.methods.items()]
 
 
-def _row(name: str, method: MethodResult) -> tuple[str, ...]:
+def _row(name: str, method: MethodResult, asked: str) -> tuple[str, ...]:
     versus = method.versus_prompt_tuning
     low, high = (percent(bound) for bound in method.interval)
     also = ", ".join(f"{grader} {percent(found.accuracy)}" for grader, found in method.also_graded.items())
     return (
         method_label(name),
+        asked,
         f"{percent(method.accuracy)} ({low} to {high})",
         UNDEFINED if versus is None else f"{points(versus.difference)} ({_range(versus)})",
         UNDEFINED if versus is None else p_value(versus.p_holm).removeprefix("p ").removeprefix("= "),

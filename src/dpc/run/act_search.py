@@ -18,6 +18,7 @@ from dpc.files import read_json, write_atomically, write_json
 from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention
 from dpc.model.eager_check import softmax_layers
 from dpc.model.lm import FrozenLM
+from dpc.prompt.asked import asked_with, describe_asking
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.records.directory import RecordFile, RunDirectory, source_state, versions
 from dpc.run.data import Data, row_keys
@@ -129,6 +130,7 @@ def search_heads(
     Every head that was tried is kept in ``act_search.jsonl``, so that an interrupted search goes on.
     Raises ``UserError`` for a question that doesn't fit the context, or no heads to try.
     """
+    lm = asked_with(lm, prompt, settings.task.chat)
     held_out, act = _held_out(data, settings), settings.act
     max_new_tokens = settings.decoding.max_new_tokens or data.task.max_new_tokens
     made_from = search_inputs(lm, prompt.sha256, data, settings)
@@ -201,6 +203,7 @@ def load_act(directory: Path, lm: FrozenLM, prompt: SoftPrompt, task: str, setti
         found = {
             "another model": made_from["model"]["revision"],
             "another prompt": made_from["prompt_sha256"],
+            "another format of questions": made_from["asked"],
             "another task": made_from["data"]["task"],
         } | {f"another act.{name}": value for name, value in made_from["act"].items()}
         whole = {"rows", "tried"} <= stored.keys() and all(len(head) == 2 for head in stored["heads"])
@@ -208,7 +211,12 @@ def load_act(directory: Path, lm: FrozenLM, prompt: SoftPrompt, task: str, setti
         raise UserError(f"{path}: is not a search of heads; run `dpc calibrate --method act` again") from error
     if not whole:
         raise UserError(f"{path}: is not a whole search of heads; run `dpc calibrate --method act` again")
-    wanted = {"another model": lm.revision, "another prompt": prompt.sha256, "another task": task}
+    wanted = {
+        "another model": lm.revision,
+        "another prompt": prompt.sha256,
+        "another format of questions": describe_asking(lm),
+        "another task": task,
+    }
     wanted |= {f"another act.{name}": value for name, value in settings.act.model_dump().items()}
     other = [name for name in wanted if wanted[name] != found.get(name)]
     if other:
@@ -224,9 +232,10 @@ def _held_out(dev: Data, settings: Settings) -> Data:
 
 
 def search_inputs(lm: FrozenLM, prompt_sha256: str, dev: Data, settings: Settings) -> dict[str, Any]:
-    """What a search for heads is made from."""
+    """What a search for heads is made from. lm: as it is asked."""
     return {
         "model": describe_model(lm),
+        "asked": describe_asking(lm),
         "prompt_sha256": prompt_sha256,
         "data": _held_out(dev, settings).describe(),
         "act": settings.act.model_dump(),

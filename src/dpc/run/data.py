@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpc.errors import UserError
 from dpc.settings import Settings, TaskSettings
 from dpc.tasks import Task, data_sha256
 from dpc.tasks.duplicates import near_duplicates
-from dpc.types import Example
+from dpc.types import NO_SHOTS, Example, Shot, Shots
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,31 @@ class Data:
     def pairs(self) -> list[tuple[str, str]]:
         """Question and target text of each row, as a prompt is tuned on them."""
         return [(self.task.prompt(example), self.task.target(example)) for example in self.examples]
+
+
+def load_shots(
+    task: Task, source: str | None, settings: TaskSettings, asked: Data | None = None, train: Data | None = None
+) -> Shots:
+    """The first ``settings.shots`` rows of the train split, as worked examples before questions.
+
+    source: of the rows, None for the task's own. asked: rows that will be answered. train: the train split, where it
+    was read before. Raises ``UserError`` where there are fewer rows, one of them is to be answered, or one has no
+    target.
+    """
+    count = settings.shots
+    if count == 0:
+        return NO_SHOTS
+    train = train or Data.load(task, "train", source, None, settings)
+    first = train.examples[:count]
+    if len(first) < count:
+        raise UserError(f"task.shots={count}: {train.source} has {len(first)} train rows; set at most that many")
+    if asked is not None and (shared := row_keys(replace(train, examples=first)).keys() & row_keys(asked).keys()):
+        raise UserError(
+            f"task.shots={count}: {row_keys(asked)[min(shared)]} is among the worked examples and among the rows to "
+            "answer; pass as data a folder with a train split beside the rows"
+        )
+    rows = tuple(Shot(each.id, task.prompt(each), task.target(each)) for each in first)
+    return Shots(rows, rows[0].question.partition(first[0].question)[0].strip())
 
 
 def init_text(train: Data, dev: Data, settings: Settings) -> str | None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from dpc.engine import Decoder, Request, check_fits
 from dpc.errors import UserError
 from dpc.methods import build_method
 from dpc.methods.method import Method, Setup
+from dpc.model.lm import FrozenLM
 from dpc.records.directory import RecordFile
 from dpc.run.reporter import SILENT, Progress, Reporter
 from dpc.tasks import Task
-from dpc.types import Answer, Example, Record, Score
+from dpc.types import ZERO_SHOT, Answer, Example, Generation, Record, Score
 
 # Seconds of work that a kill can cost.
 _MOMENT = 0.5
 
 
-def grade(task: Task, example: Example, method: str, answer: Answer) -> Record:
-    """Score both passes of an answer."""
+def grade(task: Task, example: Example, method: str, answer: Answer, asked: str = ZERO_SHOT) -> Record:
+    """Score both passes of an answer. asked: how the question was put."""
     first = _score(task, example, answer.first.text)
     final = first if answer.second is None else _score(task, example, answer.second.text)
-    return Record(example.id, method, answer, first, final)
+    return Record(example.id, method, answer, first, final, asked)
 
 
 def _score(task: Task, example: Example, text: str) -> Score:
@@ -64,6 +67,8 @@ def evaluate_method(
         raise UserError(
             f"{file.path}: holds {min(stray)}, which is not among the rows asked for; choose another --output"
         )
+    if other := next((record.asked for record in made.values() if record.asked != str(lm.asking)), None):
+        raise UserError(f"{file.path}: its rows were asked {other}, now {lm.asking}; choose another --output")
     questions = [lm.encode(task.prompt(example)) for example in examples]
     for example, question in zip(examples, questions, strict=True):
         check_fits(lm, Request(question, prompt), example.id)
@@ -73,13 +78,30 @@ def evaluate_method(
     if left:
         report.progress(Progress(stage or method.name, len(made), len(examples)))
     for answers in _few_at_a_time(runner.answer(decoder, [questions[i] for i in left], max_new_tokens)):
-        new = [grade(task, examples[left[index]], method.name, answer) for index, answer in answers]
+        new = [
+            grade(task, examples[left[index]], method.name, until_next_question(lm, answer), str(lm.asking))
+            for index, answer in answers
+        ]
         file.append(new)
         made |= {record.example_id: record for record in new}
         correct += sum(record.score_final.correct for record in new)
         share = correct / max(1, len(made))
         report.progress(Progress(stage or method.name, len(made), len(examples), f"{share:.1%} right"))
     return [made[example.id] for example in examples]
+
+
+def until_next_question(lm: FrozenLM, answer: Answer) -> Answer:
+    """``answer`` without a next question that a model asked with worked examples went on with.
+
+    Its cost stays that of all tokens that were generated.
+    """
+    first = answer.first
+    text = lm.asking.until_next_question(first.text)
+    if text == first.text or answer.decision is not None:
+        return answer
+    # The most tokens whose text is within what is kept.
+    kept = bisect_right(range(len(first.ids)), len(text), key=lambda count: len(lm.decode(first.ids[:count]))) - 1
+    return replace(answer, first=Generation(first.ids[:kept], text, "eos"))
 
 
 def _few_at_a_time(answers: Iterator[tuple[int, Answer]]) -> Iterator[list[tuple[int, Answer]]]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from dpc.methods.method import Method, Setup
 from dpc.model.lm import FrozenLM
+from dpc.prompt.asked import describe_asking
 from dpc.run.data import Data
 from dpc.settings import Settings
 
 # What is chosen before an evaluation, and only some methods need.
-CHOSEN = ("prompt_sha256", "tau", "trigger_rate", "act_sha256")
+CHOSEN = ("prompt_sha256", "tau", "trigger_rate", "act_sha256", "asked_with_prompt", "asked_without_prompt")
 
 
 def describe_model(lm: FrozenLM) -> dict[str, Any]:
@@ -29,9 +32,10 @@ def recorded(settings: Settings) -> dict[str, Any]:
 
 
 def tuning_inputs(lm: FrozenLM, train: Data, dev: Data, settings: Settings) -> dict[str, Any]:
-    """What a tuned prompt follows from."""
+    """What a tuned prompt follows from. lm: as it is asked."""
     return {
         "model": describe_model(lm),
+        "asked": describe_asking(lm),
         "train": train.describe(),
         "dev": dev.describe(),
         "tuning": settings.tuning.deciding(),
@@ -42,10 +46,11 @@ def tuning_inputs(lm: FrozenLM, train: Data, dev: Data, settings: Settings) -> d
 def calibration_inputs(
     lm: FrozenLM, prompt_sha256: str, data: Data, settings: Settings, method: Method | None = None
 ) -> dict[str, Any]:
-    """What a calibrated threshold follows from. method: the one whose trigger is calibrated, None for ``dpc``."""
+    """What a calibrated threshold follows from. lm: as it is asked. method: whose trigger it is, None for ``dpc``."""
     own = {} if method is None or not method.source else {"own_method": {"name": method.name, "source": method.source}}
     return {
         "model": describe_model(lm),
+        "asked": describe_asking(lm),
         "prompt_sha256": prompt_sha256,
         "data": data.describe(),
         "method": settings.method.deciding(),
@@ -54,14 +59,23 @@ def calibration_inputs(
     }
 
 
-def evaluation_inputs(lm: FrozenLM, setup: Setup, data: Data, settings: Settings) -> dict[str, Any]:
-    """What the records of an evaluation follow from; ``CHOSEN`` are None where no method needed them yet."""
+def evaluation_inputs(
+    lm: FrozenLM, setup: Setup, data: Data, settings: Settings, asked: Mapping[str, FrozenLM] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What the records of an evaluation follow from; ``CHOSEN`` are None where no method needed them yet.
+
+    asked: the model as it is asked by methods ``with_prompt`` and ``without_prompt``.
+    """
     act = None if setup.act_heads is None else {"heads": setup.act_heads, **setup.act.model_dump()}
     return {
         "model": describe_model(lm),
         "prompt_sha256": setup.soft_prompt.sha256 if setup.soft_prompt else None,
         "tau": setup.tau_of("flow"),
         "trigger_rate": setup.trigger_rate,
+        **{
+            f"asked_{how}": describe_asking(asked[how]) if how in asked else None
+            for how in ("with_prompt", "without_prompt")
+        },
         "act_sha256": None if act is None else hashlib.sha256(json.dumps(act).encode()).hexdigest(),
         "data": data.describe(),
         "method": settings.method.model_dump(),

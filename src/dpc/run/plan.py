@@ -14,6 +14,7 @@ from dpc.model.lm import FrozenLM
 from dpc.model.notices import notices
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import heads_to_try
+from dpc.run.asking import WITHOUT_PROMPT
 from dpc.run.data import Data
 from dpc.run.estimate import (
     EFFICIENCY,
@@ -71,7 +72,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All stages of a run, what they stand on, and how the estimates were made."""
+    """All stages of a run, what they stand on, and how the estimates were made.
+
+    asked: how questions are put (``raw, 0-shot``), and the first test question so, special tokens included.
+    """
 
     recipe: Recipe
     output: Path
@@ -79,6 +83,7 @@ class Plan:
     speed: Speed
     dtype: str
     stages: tuple[Stage, ...]
+    asked: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -109,6 +114,8 @@ def make_plan(prepared: Prepared, output: Path) -> Plan:
     shape = Shape.of(lm)
     speed = measure_speed(device, lm.dtype)
     lengths = {split: _lengths(lm, data, recipe) for split, data in prepared.splits.items()}
+    if prepared.shots.rows:
+        lengths[WITHOUT_PROMPT] = _lengths(prepared.alone, prepared.splits["test"], recipe)
     stages: list[Stage] = []
     for seed, path in recipe.directories(output).items():
         settings = recipe.settings_of(seed)
@@ -118,7 +125,14 @@ def make_plan(prepared: Prepared, output: Path) -> Plan:
         )
     dtype = str(lm.dtype).removeprefix("torch.")
     notes = (*_notes(recipe, shape, speed, stages), *notices(lm), *prepared.notes)
-    return Plan(recipe, output, shape, speed, dtype, tuple(stages), notes)
+    return Plan(recipe, output, shape, speed, dtype, tuple(stages), _asked(prepared), notes)
+
+
+def _asked(prepared: Prepared) -> dict[str, str]:
+    test, recipe = prepared.splits["test"], prepared.recipe
+    ways = [prepared.outline] * recipe.tunes + [prepared.alone] * recipe.asks_alone
+    text = test.task.prompt(test.examples[0])
+    return {str(lm.asking): lm.decode(lm.encode(text), special=True) for lm in ways}
 
 
 def _max_new_tokens(recipe: Recipe, prepared: Prepared) -> int:
@@ -132,7 +146,7 @@ def _lengths(lm: FrozenLM, data: Data, recipe: Recipe) -> Lengths:
     counted = by_size[:: -ceil(len(by_size) / COUNTED)]
     questions = [len(lm.encode(data.task.prompt(example))) for example in counted]
     try:
-        answers = [len(lm.encode_continuation(data.task.target(example))) + 1 for example in counted]
+        answers = [len(lm.encode_target(data.task.target(example))) for example in counted]
     except UserError:  # Rows to be answered need no gold text.
         answers = []
     if data.split != "train":
@@ -161,8 +175,9 @@ class _Estimates:
         if recipe.searches_heads:
             yield self._search(standing)
         for method in recipe.chosen:
-            test = self.lengths["test"]
-            work = self._two_passes(test, self._rate(method, standing), 0 if "prompt" not in method.requires else None)
+            alone = "prompt" not in method.requires
+            test = self.lengths.get(WITHOUT_PROMPT if alone else "test", self.lengths["test"])
+            work = self._two_passes(test, self._rate(method, standing), 0 if alone else None)
             yield self._stage(method.name, test, standing.records.get(method.name, 0), work, method.passes)
         if recipe.draws_figures:
             rows = self.lengths["test"].first(ANALYZED)

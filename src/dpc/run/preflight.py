@@ -11,14 +11,17 @@ import torch
 
 from dpc.engine import Request, check_fits
 from dpc.errors import UserError
+from dpc.model.asking import RAW
 from dpc.model.lm import FrozenLM
 from dpc.model.loading import load_outline
+from dpc.prompt.asked import asked_alone, with_shots
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.prompt.target_loss import encode_rows
-from dpc.run.data import Data, check_near_duplicates, init_text, refuse_shared_rows, row_keys
+from dpc.run.data import Data, check_near_duplicates, init_text, load_shots, refuse_shared_rows, row_keys
 from dpc.run.recipes import Draft, Recipe
 from dpc.tasks import get_task
 from dpc.tasks.base import SPLITS
+from dpc.types import NO_SHOTS, Shots
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -30,13 +33,20 @@ SPECIAL_TOKENS = 8
 class Prepared:
     """A recipe without known mistakes, its rows by split, and its model without weights (``load_outline``).
 
+    outline: as it is asked with the prompt that the recipe tunes. shots: worked examples for methods without a prompt.
     notes: what a user should know about the rows.
     """
 
     recipe: Recipe
     outline: FrozenLM
     splits: Mapping[str, Data]
+    shots: Shots = NO_SHOTS
     notes: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> FrozenLM:
+        """The outline as it is asked without a prompt."""
+        return with_shots(self.outline, self.shots)
 
 
 class _Found:
@@ -81,8 +91,14 @@ def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prep
             trust_remote_code=trust_remote_code,
             quantize=recipe.quantize,
         )
-    if outline is not None and draft.sound(("settings", "tuning"), ("settings", "decoding")):
-        _check_lengths(recipe, outline, splits, found)
+    if outline is not None and draft.sound(("settings", "task")):
+        outline = found.attempt(asked_alone, outline, recipe.settings.task.chat)
+    shots = NO_SHOTS
+    if "test" in splits and recipe.asks_alone:
+        test, chosen = splits["test"], recipe.settings.task
+        shots = found.attempt(load_shots, test.task, recipe.data, chosen, test, splits.get("train")) or shots
+    if outline is not None and draft.sound(("settings", "tuning"), ("settings", "decoding"), ("settings", "task")):
+        _check_lengths(recipe, outline, splits, shots, found)
     if draft.sound(("settings", "tuning")) and "train" in splits and "dev" in splits:
         found.attempt(init_text, splits["train"], splits["dev"], recipe.settings)
     if draft.sound(("seeds",)):
@@ -90,7 +106,7 @@ def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prep
     draft.refuse(found.mistakes)
     assert outline is not None
     left_out = [data.left_out() for data in splits.values()]
-    return Prepared(recipe, outline, splits, (*found.notes, *(text for text in left_out if text)))
+    return Prepared(recipe, outline, splits, shots, (*found.notes, *(text for text in left_out if text)))
 
 
 def _load(recipe: Recipe, split: str) -> Data:
@@ -109,7 +125,7 @@ def _check_splits(splits: Mapping[str, Data], found: _Found) -> None:
                 found.notes += [note] if note else []
 
 
-def _check_lengths(recipe: Recipe, lm: FrozenLM, splits: Mapping[str, Data], found: _Found) -> None:
+def _check_lengths(recipe: Recipe, lm: FrozenLM, splits: Mapping[str, Data], shots: Shots, found: _Found) -> None:
     tuning = recipe.settings.tuning
     prompt = None
     if recipe.tunes:
@@ -127,21 +143,28 @@ def _check_lengths(recipe: Recipe, lm: FrozenLM, splits: Mapping[str, Data], fou
     for split in ("dev", "test"):
         if split in splits:
             found.attempt(_check_questions, lm, prompt, splits[split])
+    if shots.rows and "test" in splits:
+        found.attempt(_check_questions, with_shots(lm, shots), None, splits["test"])
 
 
 def _check_pairs(lm: FrozenLM, data: Data, limit: int | None, recipe: Recipe) -> None:
     tuning, pairs = recipe.settings.tuning, data.pairs()[:limit]
-    longest = min(tuning.max_length or lm.context, lm.context) - tuning.length
+    longest = min(tuning.max_length or lm.context, lm.context) - tuning.length - _around(lm)
     if any(_most_tokens(*pair) > longest or not pair[1].strip() for pair in pairs):
         encode_rows(lm, pairs, tuning.length, tuning.max_length, "training" if data.split == "train" else data.split)
 
 
 def _check_questions(lm: FrozenLM, prompt: SoftPrompt | None, data: Data) -> None:
-    longest = lm.context - (0 if prompt is None else len(prompt.vectors))
+    longest = lm.context - (0 if prompt is None else len(prompt.vectors)) - _around(lm)
     for example in data.examples:
         text = data.task.prompt(example)
         if _most_tokens(text) >= longest:
             check_fits(lm, Request(lm.encode(text), prompt), example.id)
+
+
+def _around(lm: FrozenLM) -> int:
+    """Tokens that the chat template and worked examples put around a question."""
+    return 0 if lm.asking == RAW else len(lm.encode("."))
 
 
 def _most_tokens(*texts: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ class _OneSeed:
         self, prepared: Prepared, settings: Settings, run: RunDirectory, lm: FrozenLM, report: Reporter
     ) -> None:
         self._recipe, self._splits, self._settings = prepared.recipe, prepared.splits, settings
-        self._run, self._lm, self._report, self._now = run, lm, report, 0
+        self._run, self._report, self._now, self._shots = run, report, 0, prepared.shots
+        self._lm = replace(lm, asking=prepared.outline.asking)
         recipe = prepared.recipe
         self._total = 1 + recipe.tunes + len(recipe.calibrates) + recipe.searches_heads + recipe.draws_figures
 
@@ -98,7 +100,7 @@ class _OneSeed:
         self._say(f"answer the {self._splits['test'].split} split")
         prompt = run.prompt if recipe.tunes else None
         methods, data = recipe.chosen, self._splits["test"]
-        setup = load_setup(self._lm, prompt, methods, self._settings, task=data.task.name)
+        setup = load_setup(self._lm, prompt, methods, self._settings, task=data.task.name, shots=self._shots)
         results = evaluate_methods(self._lm, setup, data, methods, self._settings, run, self._report)
         if recipe.draws_figures:
             self._analyze()

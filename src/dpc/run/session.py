@@ -16,6 +16,7 @@ from dpc.flow.measures import prompt_to_question, prompt_to_rationale
 from dpc.methods.method import Method, Setup
 from dpc.methods.trace import Trace, Tracer
 from dpc.model.lm import FrozenLM
+from dpc.prompt.asked import asked_with, unrecorded_note
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.records.directory import versions
 from dpc.report import trace_page
@@ -32,7 +33,7 @@ class Session:
     """Traces questions through one method with two passes.
 
     threshold: the one given, else the calibrated one, else None. given: whether it was given. note: what a user should
-    know about it, empty where there is nothing.
+    know about it, empty where there is nothing. format_note: what a user should know about the format of questions.
     Raises ``UserError`` for a folder without a prompt, a calibration that is not for it, or a method of one pass.
     """
 
@@ -46,12 +47,14 @@ class Session:
         tau: float | None = None,
     ) -> None:
         setup = load_setup(lm, prompt, [method], settings, task=task.name, tau=tau, any_corruption=True)
-        self.lm, self.task, self.settings, self.method = lm, task, settings, method
+        self.task, self.settings, self.method = task, settings, method
         self.prompt = setup.need_prompt(method.name)
+        self.lm = asked_with(lm, self.prompt, settings.task.chat)
         max_new_tokens = settings.decoding.max_new_tokens or task.max_new_tokens
-        self._tracer = Tracer(lm, method, setup, settings.decoding, max_new_tokens)
+        self._tracer = Tracer(self.lm, method, setup, settings.decoding, max_new_tokens)
         self.given, self.threshold = tau is not None, _threshold(method, setup)
         self.note = "; ".join(setup.notes)
+        self.format_note = unrecorded_note(lm, self.prompt, settings.task.chat)
 
     def trace(
         self, question: str, threshold: float | None = None, gamma: float | None = None, token: int | None = None
@@ -74,7 +77,13 @@ class Session:
     def subject(self) -> dict[str, str]:
         """What is looked at, for a page: name and value."""
         prompt = f"{len(self.prompt.vectors)} virtual tokens, sha256 {self.prompt.sha256[:12]}"
-        return {"model": self.lm.name, "task": self.task.name, "method": self.method.name, "soft prompt": prompt}
+        return {
+            "model": self.lm.name,
+            "task": self.task.name,
+            "asked": str(self.lm.asking),
+            "method": self.method.name,
+            "soft prompt": prompt,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +169,7 @@ class TracedQuestion:
         return {
             "question": self.question,
             "model": self.session.lm.name,
+            "asked": str(self.session.lm.asking),
             "prompt_sha256": self.session.prompt.sha256,
             "method": self.session.method.name,
             "settings": self.session.settings.method.model_copy(update={"gamma": again.gamma}).model_dump(),

@@ -11,9 +11,11 @@ from dpc.errors import UserError
 from dpc.files import read_json
 from dpc.methods.method import Method, Setup
 from dpc.model.lm import FrozenLM
+from dpc.prompt.asked import asked_with, describe_asking
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.run.act_search import load_act
 from dpc.settings import Settings
+from dpc.types import NO_SHOTS, Shots
 
 # Settings that the trigger does not depend on. Where only a trace is shown, another value needs no calibration.
 _OF_CORRUPTION = (
@@ -67,6 +69,7 @@ def check_width(lm: FrozenLM, prompt: SoftPrompt) -> None:
 
 def load_calibration(
     directory: Path,
+    lm: FrozenLM,
     prompt: SoftPrompt,
     settings: Settings,
     trigger: str = "flow",
@@ -76,8 +79,8 @@ def load_calibration(
 ) -> dict[str, Any] | None:
     """The calibration of ``trigger`` beside an adapter; None where there is none.
 
-    source: of the method that brings the trigger, empty for ``flow``. any_corruption: settings that only the corruption
-    depends on may differ from those of the calibration.
+    lm: as it is asked with the prompt. source: of the method that brings the trigger, empty for ``flow``.
+    any_corruption: settings that only the corruption depends on may differ from those of the calibration.
     Raises ``UserError`` where it is damaged, or was made for another prompt, with other settings, or with another
     version of the method's file.
     """
@@ -102,6 +105,8 @@ def load_calibration(
         raise UserError(f"{path}: is not a whole calibration; run `dpc calibrate` again")
     if not same:
         raise UserError(f"{path}: tau {tau} was chosen for another prompt or other settings; run `dpc calibrate` again")
+    if made_from.get("asked") != describe_asking(lm):
+        raise UserError(f"{path}: tau {tau} was chosen with questions in another format; run `dpc calibrate` again")
     if not same_file:
         raise UserError(
             f"{path}: was chosen for another version of the method's file; run `dpc calibrate --method` with it again"
@@ -133,11 +138,13 @@ def load_setup(
     task: str,
     tau: float | None = None,
     any_corruption: bool = False,
+    shots: Shots = NO_SHOTS,
 ) -> Setup:
     """All that ``methods`` are built from: the prompt, and what was chosen for it and is kept beside its adapter.
 
     prompt: folder of an adapter, or the prompt; None where no method needs one. task: what rows will be answered.
-    tau: overrides every calibrated threshold. any_corruption: see ``load_calibration``.
+    tau: overrides every calibrated threshold. any_corruption: see ``load_calibration``. shots: worked examples for
+    methods without a prompt.
 
     Raises:
         UserError: for a prompt, calibration or search of heads that is missing, damaged, or made for something else. A
@@ -145,9 +152,10 @@ def load_setup(
     """
     soft_prompt = load_prompt(lm, prompt, methods)
     directory = prompt if isinstance(prompt, Path) else None if soft_prompt is None else soft_prompt.directory
-    plain = Setup(soft_prompt, tau, settings.method, act=settings.act)
+    plain = Setup(soft_prompt, tau, settings.method, act=settings.act, shots=shots)
     if soft_prompt is None or directory is None:
         return plain
+    lm = asked_with(lm, soft_prompt, settings.task.chat)
     chosen_on: dict[str, frozenset[str]] = {}
     found: dict[str, dict[str, Any]] = {}
     if tau is None:
@@ -155,7 +163,7 @@ def load_setup(
         sources = {m.calibrated: "" if m.calibrated == "flow" else m.source for m in methods if m.calibrated}
         for name, source in sorted(sources.items()):
             stored = load_calibration(
-                directory, soft_prompt, settings, name, source=source, any_corruption=any_corruption
+                directory, lm, soft_prompt, settings, name, source=source, any_corruption=any_corruption
             )
             if stored is not None:
                 found[name] = stored
@@ -176,6 +184,7 @@ def load_setup(
         thresholds={name: float(stored["tau"]) for name, stored in found.items()},
         chosen_on=chosen_on,
         calibration=flow,
+        shots=shots,
         notes=tuple(_notes(found, settings, task)),
     )
 

@@ -16,11 +16,13 @@ from dpc.methods import build_method, get_method
 from dpc.methods.method import Method, Setup
 from dpc.methods.triggers import StatisticTrigger
 from dpc.model.lm import FrozenLM
+from dpc.prompt.asked import asked_alone, asked_with, unrecorded_note
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.prompt.tuning import TuningProgress, tune
 from dpc.records.directory import RunDirectory, source_state, versions
 from dpc.records.results import Results, write_results
 from dpc.records.summary import summarize_run
+from dpc.run.asking import WITH_PROMPT, asked_by, asking_notes, how_asked
 from dpc.run.data import Data, init_text, refuse_shared_rows, row_keys
 from dpc.run.evaluate import evaluate_method
 from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, own_method_inputs, recorded, with_more_rows
@@ -56,6 +58,8 @@ def tune_prompt(
     report: Reporter = SILENT,
 ) -> SoftPrompt:
     """Tune a prompt on ``train``, keep the best on ``dev``, and write a PEFT adapter into ``output``."""
+    lm = asked_alone(lm, settings.task.chat)
+    report_format(lm, report)
     checked = replace(dev, examples=dev.examples[: settings.tuning.dev_limit])
     rows = [part.pairs() for part in (train, checked)]
     prompt = tune(
@@ -72,6 +76,12 @@ def tune_prompt(
     )
     lm.verify_unchanged()
     return prompt
+
+
+def report_format(lm: FrozenLM, report: Reporter) -> None:
+    """Say that questions are put into the chat template, where they are."""
+    if lm.asking.format == "chat":
+        report.say("questions are put into the model's chat template (task.chat)")
 
 
 def _tuning_notes(report: Reporter) -> Callable[[TuningProgress], None]:
@@ -116,6 +126,9 @@ def calibrate_method(
     Raises ``UserError`` for a method whose trigger has no threshold to choose.
     """
     method = get_method("dpc") if method is None else method
+    if note := unrecorded_note(lm, prompt, settings.task.chat):
+        report.say(f"note: {note}")
+    lm = asked_with(lm, prompt, settings.task.chat)
     trigger = calibrated_trigger(method)
     stage, file = calibration_stage(trigger.name), run.records(calibration_records(trigger.name))
     made_from = calibration_inputs(lm, prompt.sha256, data, settings, method)
@@ -187,23 +200,26 @@ def evaluate_methods(
         refuse_shared_rows(data, rows, used_for)
     for method in methods:
         build_method(method, setup)
-    for note in setup.notes:
+    asked = asked_by(lm, setup, methods, settings.task)
+    for note in (*setup.notes, *asking_notes(lm, setup, data, asked, settings.task)):
         report.say(f"note: {note}")
-    made_from = evaluation_inputs(lm, setup, data, settings)
+    made_from = evaluation_inputs(lm, setup, data, settings, asked)
     run.amend("eval", lambda known: with_more_rows(known, data))
     run.enter("eval", made_from, fillable=CHOSEN, recorded=recorded(settings))
     for method in methods:
         if method.source:
             run.enter(f"method_{method.name}", own_method_inputs(method, setup))
     run.write_examples(data.examples)
-    decoder = Decoder(lm, settings.decoding)
-    records = {
-        method.name: evaluate_method(decoder, data.task, data.examples, method, setup, run.records(method.name), report)
-        for method in methods
-    }
+    decoder, records = None, {}
+    for method in methods:
+        as_asked = asked[how_asked(method)]
+        if decoder is None or decoder.lm.asking != as_asked.asking:
+            decoder = Decoder(as_asked, settings.decoding)
+        file = run.records(method.name)
+        records[method.name] = evaluate_method(decoder, data.task, data.examples, method, setup, file, report)
     lm.verify_unchanged()
     write_vocabulary(lm, run, (record for made in records.values() for record in made))
-    _write_maps(lm, setup, data, methods, records, run)
+    _write_maps(asked.get(WITH_PROMPT, lm), setup, data, methods, records, run)
     records |= _earlier_records(run, data, records)
     results = summarize_run(
         records,

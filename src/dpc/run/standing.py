@@ -14,6 +14,7 @@ from dpc.prompt.soft_prompt import PROVENANCE_FILE
 from dpc.prompt.tuning import HISTORY_FILE
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import SEARCH, search_inputs
+from dpc.run.asking import WITH_PROMPT, WITHOUT_PROMPT
 from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, tuning_inputs, with_more_rows
 from dpc.run.preflight import Prepared
 from dpc.run.setup import calibration_file, calibration_stage, trigger_rate
@@ -60,8 +61,11 @@ def look_at(run: RunDirectory, prepared: Prepared, settings: Settings) -> Standi
         run.refuse_other("act", known, search_inputs(_as_begun(lm, known), sha, splits["dev"], settings))
     if "eval" in stages:
         known = with_more_rows(stages["eval"]["from"], splits["test"])
-        wanted = evaluation_inputs(_as_begun(lm, known), Setup(), splits["test"], settings)
-        run.refuse_other("eval", known, wanted | {name: known.get(name) for name in CHOSEN})
+        asked = {WITH_PROMPT: lm} if recipe.tunes else {}
+        asked |= {WITHOUT_PROMPT: prepared.alone} if recipe.asks_alone else {}
+        wanted = evaluation_inputs(_as_begun(lm, known), Setup(), splits["test"], settings, asked)
+        later = {name: known.get(name) for name in CHOSEN if None in (known.get(name), wanted[name])}
+        run.refuse_other("eval", known, wanted | later)
     triggers = [method.calibrated or "" for method in recipe.calibrates]
     calibrated = frozenset(name for name in triggers if run.is_done(calibration_stage(name)))
     flow = read_json(run.prompt / calibration_file("flow"), "calibration") if "flow" in calibrated else None

@@ -50,8 +50,13 @@ def evaluate(
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Answer and grade a split with every method; print the table, write records, results and page."""
+    """Answer and grade a split with every method; print the table, write records, results and page.
+
+    Instruct models are asked in their chat template: --set task.chat=off gives them the task's text alone. --set
+    task.shots=3 puts three worked examples before the questions of methods without a soft prompt.
+    """
     from dpc.methods import check_methods, get_methods
+    from dpc.run.data import load_shots
 
     names = method_names(methods)
     check_methods(names)
@@ -59,6 +64,7 @@ def evaluate(
     chosen = settings_for(model, settings)
     folder = None if prompt is None else prompt_folder(prompt)
     rows = load_data(task, split, data, chosen, limit)
+    shots = load_shots(rows.task, data, chosen.task, rows)
     from dpc.cli.progress import command_line, terminal
     from dpc.cli.show_results import show_results
     from dpc.records.directory import RunDirectory
@@ -68,6 +74,6 @@ def evaluate(
     run, values = RunDirectory(output, command_line()), get_methods(names)
     with run.lock(), terminal() as report:
         lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
-        setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau)
+        setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau, shots=shots)
         results = evaluate_methods(lm, setup, rows, values, chosen, run, report)
     show_results(results, output)

@@ -19,6 +19,7 @@ from dpc.cli.options import (
     Quantize,
     Revision,
     Set,
+    Source,
     TaskName,
     Tau,
     Threads,
@@ -27,6 +28,7 @@ from dpc.cli.options import (
     load_model,
     prompt_folder,
     settings_for,
+    tell,
 )
 
 
@@ -42,6 +44,7 @@ def generate(
     model: Model = "zoo",
     revision: Revision = None,
     task: TaskName = "zoo",
+    data: Source = None,
     method: Annotated[str, typer.Option(help=f"One method. {METHODS_HELP}")] = "dpc",
     limit: Limit = None,
     output: Annotated[Path | None, typer.Option(help="File for the answers; none: standard output.")] = None,
@@ -56,9 +59,14 @@ def generate(
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Answer your own questions: JSON lines in, JSON lines out, with the decision and both passes."""
+    """Answer your own questions: JSON lines in, JSON lines out, with the decision and both passes.
+
+    Instruct models are asked in their chat template: --set task.chat=off gives them the task's text alone. --set
+    task.shots=3 takes three worked examples from the task's train split (--data), for methods without a soft prompt.
+    """
     from dpc.files import check_output
     from dpc.methods import check_methods, get_method
+    from dpc.run.data import load_shots
     from dpc.run.questions import read_questions
     from dpc.tasks import get_task
 
@@ -69,15 +77,21 @@ def generate(
     questions = read_questions(source, limit)
     if output is not None:
         check_output(output, "--output", [None if source == "-" else Path(source)])
+    shots = load_shots(known, data, chosen.task)
+    from dpc.prompt.asked import unrecorded_note
+    from dpc.run.asking import asked_by, how_asked
     from dpc.run.generate import answer_line, answer_questions, in_order
     from dpc.run.setup import load_setup
 
     value = get_method(method)
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
-    setup = load_setup(lm, folder, [value], chosen, task=known.name, tau=tau)
+    setup = load_setup(lm, folder, [value], chosen, task=known.name, tau=tau, shots=shots)
+    if setup.soft_prompt is not None:
+        tell(unrecorded_note(lm, setup.soft_prompt, chosen.task.chat))
+    lm = asked_by(lm, setup, [value], chosen.task)[how_asked(value)]
     answers = answer_questions(lm, known, questions, value, setup, chosen)
     with ExitStack() as stack:
         file = sys.stdout if output is None else stack.enter_context(output.open("w", encoding="utf-8"))
         for index, answer in answers if unordered else in_order(answers):
-            file.write(answer_line(known, questions[index], answer) + "\n")
+            file.write(answer_line(known, questions[index], answer, str(lm.asking)) + "\n")
             file.flush()

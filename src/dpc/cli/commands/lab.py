@@ -23,6 +23,7 @@ from dpc.cli.options import (
     load_model,
     prompt_folder,
     settings_for,
+    tell,
 )
 
 
@@ -54,4 +55,6 @@ def lab(
     from dpc.run.session import Session
 
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
-    run_lab(Session(lm, known, folder, chosen, get_method(method), tau), port, open_browser)
+    session = Session(lm, known, folder, chosen, get_method(method), tau)
+    tell(session.format_note)
+    run_lab(session, port, open_browser)

@@ -24,6 +24,7 @@ from dpc.cli.options import (
     load_model,
     prompt_folder,
     settings_for,
+    tell,
 )
 
 
@@ -65,4 +66,5 @@ def trace(
 
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
     session = Session(lm, known, folder, chosen, get_method(method), tau)
+    tell(session.format_note)
     show_trace(session.trace(question, token=token), as_json=as_json, npz=npz, html=html)

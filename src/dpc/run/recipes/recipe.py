@@ -55,6 +55,11 @@ class Recipe(BaseModel):
         return any("prompt" in method.requires for method in self.chosen)
 
     @property
+    def asks_alone(self) -> bool:
+        """Whether one of the methods asks without a soft prompt."""
+        return any("prompt" not in method.requires for method in self.chosen)
+
+    @property
     def calibrates(self) -> list[Method]:
         """One method for each trigger whose threshold is to be chosen: ``dpc`` for the trigger ``flow``."""
         found = {m.calibrated: get_method("dpc") if m.calibrated == "flow" else m for m in self.chosen}

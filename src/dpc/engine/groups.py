@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dpc.engine.packed import Reading, pack
+from dpc.engine.packed import Reading
 from dpc.engine.request import Request, check_fits
 from dpc.engine.slot_model import SlotModel
 from dpc.prompt.prefix import PrefixStore
@@ -140,7 +140,7 @@ class GroupDecoder:
             rows = [self._free.pop() for _ in range(self._chooser.rows)]
             prompts = [] if request.soft_prompt is None else [request.soft_prompt]
             prefix = next(iter(self._prefixes.get(prompts)), None)
-            self._model.insert(rows, [prefix] * len(rows))
+            self._model.insert(rows[:1], [prefix])
             root = Hypothesis(rows[0], [], marks=self._chooser.root())
             limit = min(self._max_new_tokens, lm.context - len(request))
             self._groups.append(Group(request, limit, rows, [root]))
@@ -150,7 +150,7 @@ class GroupDecoder:
         """One pass over all live hypotheses, and what they continue to."""
         began = time.perf_counter()
         readings = [reading for group in self._groups for reading in _readings(group)]
-        logits = self._logits(readings)
+        logits = self._model.last_logits(readings)
         precision = torch.promote_types(logits.dtype, torch.float32)
         log_probs = logits.to(precision).log_softmax(-1)
         for group, found in zip(self._groups, self._chooser.continuations(self._groups, log_probs), strict=True):
@@ -166,15 +166,6 @@ class GroupDecoder:
         seconds = (time.perf_counter() - began) / len(readings)
         for group in self._groups:
             group.seconds += seconds * max(1, len(group.live))
-
-    @torch.inference_mode()
-    def _logits(self, readings: Sequence[Reading]) -> Float[Tensor, "reading vocab"]:
-        """Logits after the last token of each reading."""
-        if any(len(reading.tokens) > 1 for reading in readings):
-            packed = pack(readings, self._model.lm.device)
-            return self._model.packed_logits(packed, trail=False)[[share.start for share in packed.shares]]
-        ids, positions, length = self._model.padded(readings)
-        return self._model.padded_logits(ids, positions, length, trail=False)[[r.row for r in readings], 0]
 
     def _continued(self, group: Group, step: Continuation) -> Hypothesis:
         parent = group.live[step.parent]

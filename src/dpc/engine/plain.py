@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dpc.engine.recurrent_plain import greedy_by_length
-from dpc.engine.request import Request, check_fits
+from dpc.engine.request import Likelihood, Request, check_fits
+from dpc.engine.token_figures import likelihood_of, token_figures
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
 from dpc.model.recurrent import keeps_states
@@ -37,9 +38,17 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
 def greedy(
     lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
 ) -> list[Generation]:
+    """The answers of ``greedy_with_likelihood``."""
+    return [generation for generation, _ in greedy_with_likelihood(lm, requests, max_new_tokens, cache)]
+
+
+@torch.no_grad()
+def greedy_with_likelihood(
+    lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
+) -> list[tuple[Generation, Likelihood | None]]:
     """Decode ``requests`` as one batch, or as one for each length where layers keep states: they would take in padding.
 
-    Each answer is token for token what it would be alone.
+    Each answer is token for token what it would be alone. Its likelihood is there where its request wants it.
 
     An answer stops at an end token, after ``max_new_tokens``, or where the context is full; its row then leaves the
     batch. ``cache``: an empty cache to use in place of the model's own kind, where layers keep keys and values only.
@@ -57,7 +66,8 @@ def greedy(
             )
         return greedy_by_length(lm, requests, max_new_tokens)
     limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
-    written: list[list[int]] = [[] for _ in requests]
+    written = [list(request.begin) for request in requests]
+    figures: list[list[Tensor]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)
     ends: list[int | None] = [None] * len(requests)
     embeds, mask, positions = prefill_inputs(lm, requests)
@@ -66,6 +76,9 @@ def greedy(
     active, position = list(range(len(requests))), positions[:, -1:]
     while True:
         tokens = logits.argmax(-1)
+        if any(request.likelihood for request in requests):
+            for index, row in zip(active, token_figures(logits), strict=True):
+                figures[index].append(row)
         staying = []
         for row, (index, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
             if token in lm.end_ids:
@@ -85,4 +98,6 @@ def greedy(
         position = position + 1
         logits = lm.forward(input_ids=tokens[:, None], attention_mask=mask, position_ids=position, cache=cache)
     done = zip(written, finish, ends, strict=True)
-    return [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]
+    generations = [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]
+    likelihoods = [likelihood_of(torch.stack(rows)) if rows else None for rows in figures]
+    return list(zip(generations, likelihoods, strict=True))

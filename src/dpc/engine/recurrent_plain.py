@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from dpc.engine.request import Request
+from dpc.engine.request import Likelihood, Request
+from dpc.engine.token_figures import likelihood_of, token_figures
 from dpc.model.eager_check import pass_tolerance
 from dpc.model.lm import FrozenLM
 from dpc.model.recurrent import accepted, cache_arguments, cache_name
@@ -79,25 +80,36 @@ def rows_together(lm: FrozenLM) -> bool:
 
 
 @torch.no_grad()
-def greedy_by_length(lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int) -> list[Generation]:
-    """Decode ``requests``, those of equal length as one batch. Rows that have ended run on until the last has."""
+def greedy_by_length(
+    lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int
+) -> list[tuple[Generation, Likelihood | None]]:
+    """Decode ``requests``, those of equal length as one batch. Rows that have ended run on until the last has.
+
+    The likelihood of an answer is there where its request wants it.
+    """
     if not rows_together(lm):
         return [_greedy(lm, [request], min(max_new_tokens, lm.context - len(request)))[0] for request in requests]
-    answers: dict[int, Generation] = {}
-    for length in sorted({len(request) for request in requests}):
-        rows = [index for index, request in enumerate(requests) if len(request) == length]
+    answers: dict[int, tuple[Generation, Likelihood | None]] = {}
+    lengths = [(len(request), len(request.begin)) for request in requests]
+    for length in sorted(set(lengths)):
+        rows = [index for index, own in enumerate(lengths) if own == length]
         batch = [requests[index] for index in rows]
-        answers |= dict(zip(rows, _greedy(lm, batch, min(max_new_tokens, lm.context - length)), strict=True))
+        answers |= dict(zip(rows, _greedy(lm, batch, min(max_new_tokens, lm.context - length[0])), strict=True))
     return [answers[index] for index in range(len(requests))]
 
 
-def _greedy(lm: FrozenLM, requests: Sequence[Request], limit: int) -> list[Generation]:
-    written: list[list[int]] = [[] for _ in requests]
+def _greedy(lm: FrozenLM, requests: Sequence[Request], limit: int) -> list[tuple[Generation, Likelihood | None]]:
+    written = [list(request.begin) for request in requests]
+    figures: list[list[Tensor]] = [[] for _ in requests]
+    measured = any(request.likelihood for request in requests)
     ends: list[int | None] = [None] * len(requests)
     batch = OwnCachePass(lm)
     logits = batch.first(torch.stack([request.embedded(lm) for request in requests]))
-    for step in range(limit):
+    for step in range(len(written[0]), limit):
         tokens = logits.argmax(-1)
+        for row, own in enumerate(token_figures(logits) if measured else ()):
+            if ends[row] is None:
+                figures[row].append(own)
         for row, token in enumerate(tokens.tolist()):
             if ends[row] is None and token in lm.end_ids:
                 ends[row] = token
@@ -108,4 +120,6 @@ def _greedy(lm: FrozenLM, requests: Sequence[Request], limit: int) -> list[Gener
         logits = batch.next(tokens)
     finish: list[Finish] = ["length" if end is None else "eos" for end in ends]
     done = zip(written, finish, ends, strict=True)
-    return [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]
+    generations = [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]
+    likelihoods = [likelihood_of(torch.stack(rows)) if rows else None for rows in figures]
+    return list(zip(generations, likelihoods, strict=True))

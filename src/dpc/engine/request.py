@@ -53,8 +53,8 @@ class Request:
         return self.prompt_length + len(self.question)
 
     def embedded(self, lm: FrozenLM) -> Float[Tensor, "time d"]:
-        """The virtual tokens and the question as input embeddings of ``lm``."""
-        question = lm.embed(torch.tensor(list(self.question), device=lm.device))
+        """What is known of the sequence, as input embeddings of ``lm``: virtual tokens, question, ``begin``."""
+        question = lm.embed(torch.tensor([*self.question, *self.begin], device=lm.device))
         prompt = self.soft_prompt
         return question if prompt is None else torch.cat([prompt.vectors.to(question), question])
 

@@ -136,11 +136,11 @@ class SlotCache(Cache):
 
     def prefix(self, row: int, length: int) -> PromptPrefix:
         """A copy of all layers' keys and values at the first ``length`` positions of a row."""
-        parts: list[tuple[Tensor, ...]] = []
-        for name in ("keys", "values"):
-            whole = [getattr(layer, name) for layer in self._slot_layers]
-            parts.append(tuple(part[row, :, :length].clone() for part in whole))
-        return PromptPrefix(*parts)
+        keys, values = (
+            tuple(getattr(layer, name)[row, :, :length].clone() for layer in self._slot_layers)
+            for name in ("keys", "values")
+        )
+        return PromptPrefix(keys, values)
 
     def move(self, source: int, target: int, length: int, start: int = 0) -> None:
         """Copy the positions from ``start`` to ``length`` of one row to another."""

@@ -109,6 +109,14 @@ class SlotModel:
         predicted: list[int] = logits.argmax(-1).tolist()
         return [predicted[share] for share in packed.shares]
 
+    @torch.inference_mode()
+    def last_logits(self, readings: Sequence[Reading], trail: bool = False) -> Float[Tensor, "reading vocab"]:
+        """Logits after the last token of each reading, of which only that one is ``kept``; one forward pass."""
+        if any(len(reading.tokens) > 1 for reading in readings):
+            layout = pack(readings, self.lm.device)
+            return self.packed_logits(layout, trail)[[share.start for share in layout.shares]]
+        return self.padded_logits(*self.padded(readings), trail)[[reading.row for reading in readings], 0]
+
     def packed_logits(self, packed: Pack, trail: bool) -> Float[Tensor, "kept vocab"]:
         """A forward pass without padding: all tokens in one sequence; logits at its ``kept`` tokens."""
         self._reserve(packed.length)
@@ -222,7 +230,7 @@ class SlotModel:
         assert self._figures is not None
         return likelihood_of(self._figures[row, start:stop].clone())
 
-    def kept(self, row: int, length: int) -> PromptPrefix:
+    def kept(self, row: int, length: int) -> PromptPrefix | None:
         """A copy of a row's keys and values of all layers at its first ``length`` positions."""
         return self._cache.prefix(row, length)
 

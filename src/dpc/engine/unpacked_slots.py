@@ -89,20 +89,30 @@ class UnpackedSlotModel(SlotModel):
         super().insert(rows, shared)
 
     @torch.inference_mode()
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions and the states of one row to another."""
-        super().move(source, target, length)
+    def move(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Copy the positions from ``start`` to ``length``, and the states, of one row to another."""
+        super().move(source, target, length, start)
         self._states.move(source, target)
 
     @torch.inference_mode()
-    def read(self, readings: Sequence[Reading], trail: bool) -> list[list[int]]:
+    def read(self, readings: Sequence[Reading], trail: bool, likelihood: bool = False) -> list[list[int]]:
         """For each reading the greedy successor of its last token. One forward pass for each of ``groups``."""
-        predicted: list[list[int]] = [[]] * len(readings)
+        logits = self.last_logits(readings, trail)
+        if likelihood:
+            rows, last = ([getattr(each, name) for each in readings] for name in ("row", "stop"))
+            self._keep_figures(logits.new_tensor(rows).long(), logits.new_tensor(last).long() - 1, logits)
+        return [[token] for token in logits.argmax(-1).tolist()]
+
+    @torch.inference_mode()
+    def last_logits(self, readings: Sequence[Reading], trail: bool = False) -> Float[Tensor, "reading vocab"]:
+        """Logits after the last token of each reading. One forward pass for each of ``groups``."""
+        found: dict[int, Tensor] = {}
         for group in self.groups(readings):
-            tokens = self.group_logits([readings[index] for index in group], trail)[:, -1].argmax(-1).tolist()
-            for index, token in zip(group, tokens, strict=True):
-                predicted[index] = [token]
-        return predicted
+            found.update(zip(group, self.group_logits([readings[index] for index in group], trail)[:, -1], strict=True))
+        return torch.stack([found[index] for index in range(len(readings))])
+
+    def kept(self, row: int, length: int) -> None:
+        """Nothing: a state cannot be taken back to an earlier position."""
 
     def groups(self, readings: Sequence[Reading]) -> Iterator[list[int]]:
         """Indices of the readings that run as one batch. Rows that go on come first: free slots may take part."""

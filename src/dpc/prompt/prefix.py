@@ -39,6 +39,11 @@ class PromptPrefix:
         """A prefix that is prefilled with each question."""
         return cls((), (), vectors=vectors, positions=len(vectors))
 
+    def cut(self, positions: int) -> PromptPrefix:
+        """The first ``positions``."""
+        keys, values = (tuple(part[:, :positions] for part in parts) for parts in (self.keys, self.values))
+        return PromptPrefix(keys, values)
+
 
 @torch.no_grad()
 def compute_prefixes(lm: FrozenLM, prompts: Float[Tensor, "batch prompt d"]) -> list[PromptPrefix]:

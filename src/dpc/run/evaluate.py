@@ -22,9 +22,9 @@ _MOMENT = 0.5
 
 
 def grade(task: Task, example: Example, method: str, answer: Answer, asked: str = ZERO_SHOT) -> Record:
-    """Score both passes of an answer. asked: how the question was put."""
+    """Score the first answer, and the one that counts. asked: how the question was put."""
     first = _score(task, example, answer.first.text)
-    final = first if answer.second is None else _score(task, example, answer.second.text)
+    final = first if answer.final is answer.first else _score(task, example, answer.text)
     return Record(example.id, method, answer, first, final, asked)
 
 

@@ -139,12 +139,13 @@ def load_setup(
     tau: float | None = None,
     any_corruption: bool = False,
     shots: Shots = NO_SHOTS,
+    others: Sequence[Path | SoftPrompt] = (),
 ) -> Setup:
     """All that ``methods`` are built from: the prompt, and what was chosen for it and is kept beside its adapter.
 
     prompt: folder of an adapter, or the prompt; None where no method needs one. task: what rows will be answered.
     tau: overrides every calibrated threshold. any_corruption: see ``load_calibration``. shots: worked examples for
-    methods without a prompt.
+    methods without a prompt. others: further prompts, for methods that use several.
 
     Raises:
         UserError: for a prompt, calibration or search of heads that is missing, damaged, or made for something else. A
@@ -152,7 +153,8 @@ def load_setup(
     """
     soft_prompt = load_prompt(lm, prompt, methods)
     directory = prompt if isinstance(prompt, Path) else None if soft_prompt is None else soft_prompt.directory
-    plain = Setup(soft_prompt, tau, settings.method, act=settings.act, shots=shots)
+    further = tuple(p for each in others if (p := load_prompt(lm, each, methods)) is not None)
+    plain = Setup(soft_prompt, tau, settings.method, act=settings.act, shots=shots, others=further)
     if soft_prompt is None or directory is None:
         return plain
     lm = asked_with(lm, soft_prompt, settings.task.chat)
@@ -186,6 +188,7 @@ def load_setup(
         calibration=flow,
         shots=shots,
         notes=tuple(_notes(found, settings, task)),
+        others=further,
     )
 
 

@@ -135,9 +135,7 @@ def search_heads(
     max_new_tokens = settings.decoding.max_new_tokens or data.task.max_new_tokens
     made_from = search_inputs(lm, prompt.sha256, data, settings)
     heads = heads_to_try(softmax_layers(lm), int(lm.config.num_attention_heads), act)
-    requests = [Request(lm.encode(data.task.prompt(example)), prompt) for example in held_out.examples]
-    for example, request in zip(held_out.examples, requests, strict=True):
-        check_fits(lm, request, example.id)
+    requests = _requests(lm, prompt, held_out)
     file = run.path / SEARCH
     run.restart("act", made_from, RecordFile(file), recorded=recorded(settings))
     tried = _read(file)
@@ -177,6 +175,13 @@ def search_heads(
     write_json(directory / ACT, stored)
     report.say(_in_words(stored, data.split))
     return stored
+
+
+def _requests(lm: FrozenLM, prompt: SoftPrompt, data: Data) -> list[Request]:
+    requests = [Request(lm.encode(data.task.prompt(example)), prompt) for example in data.examples]
+    for example, request in zip(data.examples, requests, strict=True):
+        check_fits(lm, request, example.id)
+    return requests
 
 
 def _in_words(stored: Mapping[str, Any], split: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -90,8 +91,14 @@ def generate(
         tell(unrecorded_note(lm, setup.soft_prompt, chosen.task.chat))
     lm = asked_by(lm, setup, [value], chosen.task)[how_asked(value)]
     answers = answer_questions(lm, known, questions, value, setup, chosen)
+    ordered = answers if unordered else in_order(answers)
+    _write((answer_line(known, questions[index], answer, str(lm.asking)) for index, answer in ordered), output)
+
+
+def _write(lines: Iterable[str], output: Path | None) -> None:
+    """Write each line as soon as it is there."""
     with ExitStack() as stack:
         file = sys.stdout if output is None else stack.enter_context(output.open("w", encoding="utf-8"))
-        for index, answer in answers if unordered else in_order(answers):
-            file.write(answer_line(known, questions[index], answer, str(lm.asking)) + "\n")
+        for line in lines:
+            file.write(line + "\n")
             file.flush()

@@ -7,14 +7,12 @@ _STATES = "a padded batch runs padding through the recurrent state"
 _LONGROPE = "frequencies depend on the longest row of a batch"
 
 KNOWN = {
-    "olmo": "clip_qkv changes products in place that saliency block by block has stored",
-    "llama4_text": "the attention temperature depends on the batch; saliency block by block: a traceback",
+    "llama4_text": "the attention temperature depends on the batch",
     "phi3_longrope": _LONGROPE,
     "phi4_mini": _LONGROPE,
     "phimoe": _LONGROPE,
     "gemma3n_text": "per-layer embeddings: a traceback in saliency",
     "gemma4_text_per_layer": "per-layer embeddings: a traceback from inputs_embeds",
-    "opt_350m": "projected embeddings: a traceback in saliency",
     "doge": "the mask depends on the values: a traceback",
     **dict.fromkeys(["lfm2", "lfm2_conv_last", "lfm2_moe", "lfm3", "qwen3_next", "qwen3_5_text"], _HYBRID),
     **dict.fromkeys(["qwen3_5_moe_text", "olmo_hybrid", "kimi_linear", "bailing_hybrid", "zaya"], _HYBRID),

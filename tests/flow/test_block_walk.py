@@ -65,6 +65,20 @@ def test_the_whole_sequence_in_one_graph_is_exact_in_float64(architecture: str) 
     assert layer_errors(saliency(lm, case, way="whole").scores, truth) < 1e-9
 
 
+@pytest.mark.parametrize("architecture", ["olmo", "llama4_text"])
+def test_stored_products_that_a_model_changes_in_place_keep_their_values(architecture: str) -> None:
+    """OLMo clips queries, keys and values; Llama 4 adds the experts to the output of the shared one."""
+    lm = shared_lm(architecture)
+    case = instance(lm)
+    assert layer_errors(saliency(lm, case).scores, saliency(lm, case, way="whole").scores) < 1e-5
+
+
+def test_embeddings_may_be_narrower_than_hidden_states() -> None:
+    lm = shared_lm("opt_350m")
+    case = instance(lm)
+    assert layer_errors(saliency(lm, case).scores, prompt_columns(oracle(lm, case))) < 1e-5
+
+
 def test_a_given_prefix_is_used() -> None:
     lm = shared_lm("llama")
     case = instance(lm)

@@ -149,7 +149,8 @@ def logits_of_hidden(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Floa
         return lambda *_, **__: hidden
 
     with replaced_forward(lm.model, around):
-        return lm.last_logits(torch.zeros_like(hidden), hidden.shape[1])
+        # Embeddings may be narrower than hidden states.
+        return lm.last_logits(hidden.new_zeros(*hidden.shape[:2], lm.hidden_size), hidden.shape[1])
 
 
 def prefix_arguments(prefix: PromptPrefix | None, embedded: Float[Tensor, "batch row d"]) -> dict[str, Any]:
@@ -212,15 +213,41 @@ class _Stored(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         expensive = operation in _FUSED or (operation in _PRODUCTS and (self._wide or _narrow(*args)))
-        if not (expensive and self._recording):
-            return self._results.popleft() if expensive else operation(*args, **(kwargs or {}))
-        result, self._saved = operation(*args, **(kwargs or {})), 0
-        # Detached: autograd attaches the graph of this pass to the result that is returned.
-        self._results.append(tree_map_only(Tensor, Tensor.detach, result))
+        if expensive and not self._recording:
+            return self._results.popleft()
+        if operation._schema.is_mutable and self._recording:
+            self._keep_apart(args[0])
+        result = operation(*args, **(kwargs or {}))
+        if expensive:
+            self._saved = 0
+            # Aliases: autograd attaches the graph of this pass to the result that is returned.
+            self._results.append(tree_map_only(Tensor, _alias, result))
         return result
+
+    def _keep_apart(self, changed: Tensor) -> None:
+        """Before ``changed`` is written to in place: stored results of the same memory get memory of their own."""
+
+        def apart(stored: Tensor) -> Tensor:
+            if _memory(stored) != _memory(changed):
+                return stored
+            self._saved += 1
+            return stored.clone()
+
+        self._results = deque(tree_map_only(Tensor, apart, stored) for stored in self._results)
 
     def _count(self, tensor: Tensor) -> None:
         self._saved += 1
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """The same memory, and for autograd no view, so that the pass that gets it may write to it in place."""
+    alias = tensor.new_empty(0)
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    return alias
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _narrow(*operands: Tensor) -> bool:

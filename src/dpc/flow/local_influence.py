@@ -107,7 +107,8 @@ class _LastBlock:
         with replaced_forward(lm.model, around), capture_attention(lm.model, [lm.layers - 1], self._visit):
             # No logits here: norm and head run over a few positions at a time, later.
             keywords = {"position_ids": batch.positions, "past_key_values": batch.cache, "use_cache": True}
-            lm.last_logits(batch.hidden, 0, keywords)
+            # The last block gets its input from ``around``; embeddings may be narrower than hidden states.
+            lm.last_logits(batch.hidden.new_zeros(*batch.hidden.shape[:2], lm.hidden_size), 0, keywords)
 
     def _visit(self, layer: int, call: AttentionCall, output: Tensor) -> Tensor:
         self.call, self.output = call.detach(), output.detach().requires_grad_()

@@ -51,6 +51,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("minimax_m3_vl_text", {}, "sparse attention", "index_topk: 16"),
     ("hrm_text", {}, "several times", "H_cycles: 2"),
     ("ctrl", {}, "attention of its own", "model_type: ctrl"),
+    ("granite_swa", {}, "attention of its own", "model_type: granite_swa"),
+    ("diffllama", {}, "several attentions", "model_type: diffllama"),
+    ("longcat_flash", {}, "several attentions", "model_type: longcat_flash"),
+    ("gptj", {}, "can't be captured", "model_type: gptj"),
+    ("bloom", {}, "can't be captured", "model_type: bloom"),
+    ("mpt", {}, "can't be captured", "model_type: mpt"),
     ("llama", QUANTIZED, "quantized weights", "quant_method: gptq"),
     ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4"}}, "quantized weights", "quant_method: mxfp4"),
 ]
@@ -61,6 +67,8 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("gemma3", {"text_config": SMALL}),
     ("bert", {"is_decoder": True}),
     ("gpt_neox", {}),
+    ("dbrx", {}),
+    ("mamba", {}),
     ("qwen3_5", {"text_config": SMALL}),
     ("llama", {"quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}),
 ]

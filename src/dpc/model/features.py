@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,14 @@ _ENCODERS = frozenset(
 _ROBERTA = frozenset(
     {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
+# Nested configurations that describe the blocks of the one language model.
+_OF_BLOCKS = frozenset({"attn_config", "ffn_config"})
+# Attention that adds to a softmax, or takes from it, what its arguments do not say.
+_OWN_ATTENTION = frozenset({"ctrl", "granite_swa", "granitemoe_swa"})
+# Several attention modules in one layer.
+_SEVERAL = frozenset({"diffllama", "longcat_flash"})
+# No softmax attention at all, so that none is hidden.
+_STATES_ALONE = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
 # Kinds of quantized weights that pass the comparison and have a gradient with respect to their input.
 _QUANTIZED = frozenset({"bitsandbytes"})
 _OTHER = "choose another model; docs/models.md lists those that work"
@@ -87,7 +96,21 @@ def _multimodal(config: PreTrainedConfig) -> str | None:
     # Some classes take the text part alone, and leave out the weights of the others.
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     alone = text is not None and model.config_class is text
-    return kind if config.sub_configs and not alone else None
+    return kind if config.sub_configs.keys() - _OF_BLOCKS and not alone else None
+
+
+def _among(kinds: frozenset[str]) -> Callable[[PreTrainedConfig], Any]:
+    """The model type where it is one of ``kinds``."""
+    return lambda config: config.model_type if config.model_type in kinds else None
+
+
+def _hidden_attention(config: PreTrainedConfig) -> str | None:
+    """The model type of a class that calls no function that transformers lets others replace."""
+    if config.model_type in _STATES_ALONE or _own_class(config) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    exchangeable = hasattr(sys.modules[model.__module__], "ALL_ATTENTION_FUNCTIONS")
+    return None if exchangeable or config.sub_configs.keys() - _OF_BLOCKS else str(config.model_type)
 
 
 def _bidirectional(config: PreTrainedConfig) -> Any:
@@ -171,7 +194,7 @@ FEATURES: tuple[Feature, ...] = (
         field="model_type",
         reason="position ids counted from 0 would give other positions",
         models="RoBERTa, XLM-RoBERTa, CamemBERT",
-        value=lambda config: config.model_type if config.model_type in _ROBERTA else None,
+        value=_among(_ROBERTA),
     ),
     Feature(
         name="layers that run several times in a pass",
@@ -184,8 +207,22 @@ FEATURES: tuple[Feature, ...] = (
         name="attention of its own",
         field="model_type",
         reason="its attention probabilities differ from what its arguments say",
-        models="CTRL",
-        value=lambda config: "ctrl" if config.model_type == "ctrl" else None,
+        models="CTRL, Granite with sinks (granite_swa)",
+        value=_among(_OWN_ATTENTION),
+    ),
+    Feature(
+        name="several attentions in a layer",
+        field="model_type",
+        reason="saliency is that of one softmax a layer",
+        models="DiffLlama, LongCat-Flash",
+        value=_among(_SEVERAL),
+    ),
+    Feature(
+        name="attention that can't be captured",
+        field="model_type",
+        reason="its class computes attention itself, not through the AttentionInterface of transformers",
+        models="GPT-J, GPT-Neo, CodeGen, BLOOM, MPT, Falcon, XGLM",
+        value=_hidden_attention,
     ),
     Feature(
         name="quantized weights",

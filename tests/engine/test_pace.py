@@ -26,9 +26,9 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
     taken: Shapes = []
     make = SlotModel._pass
 
-    def noted(self: SlotModel, ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
+    def noted(self: SlotModel, ids: Tensor, positions: Tensor, length: int, trail: bool, likelihood: bool) -> Tensor:
         taken.append((*ids.shape, length))
-        return make(self, ids, positions, length, trail)
+        return make(self, ids, positions, length, trail, likelihood)
 
     monkeypatch.setattr("dpc.engine.slot_model.pace_on", lambda device: ON_GPU)
     monkeypatch.setattr(SlotModel, "_pass", noted)

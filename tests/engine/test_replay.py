@@ -84,9 +84,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 def doubled(cuda: StandIn, calls: list[tuple[int, ...]] | None = None) -> Replay:
     """``2 * ids + positions``."""
 
-    def make(ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
+    def make(ids: Tensor, positions: Tensor, length: int, trail: bool, likelihood: bool) -> Tensor:
         if calls is not None:
-            calls.append((*ids.shape, length, int(trail)))
+            calls.append((*ids.shape, length, int(trail), int(likelihood)))
         return 2 * ids + positions
 
     return Replay(cuda.passes(make))
@@ -113,7 +113,7 @@ def test_a_forgotten_shape_is_captured_again(cuda: StandIn) -> None:
 
 
 def test_a_pass_that_cannot_be_captured_runs_with_one_warning(cuda: StandIn) -> None:
-    def read(ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
+    def read(ids: Tensor, positions: Tensor, length: int, trail: bool, likelihood: bool) -> Tensor:
         if cuda.capturing is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
         return ids + positions
@@ -126,7 +126,7 @@ def test_a_pass_that_cannot_be_captured_runs_with_one_warning(cuda: StandIn) -> 
 
 
 def test_running_out_of_memory_is_not_taken_for_a_failed_capture(cuda: StandIn) -> None:
-    def full(ids: Tensor, positions: Tensor, length: int, trail: bool) -> Tensor:
+    def full(ids: Tensor, positions: Tensor, length: int, trail: bool, likelihood: bool) -> Tensor:
         if cuda.capturing is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return ids

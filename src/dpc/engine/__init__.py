@@ -1,6 +1,8 @@
 """Greedy decoding: continuous batching with a shared prompt prefix and speculative decoding, or plain batches."""
 
+from dpc.engine.beam import Beam, Samples
 from dpc.engine.decoder import Decoder
+from dpc.engine.groups import Candidates
 from dpc.engine.request import Decoded, Request, Trail, by_length, check_fits
 
-__all__ = ["Decoded", "Decoder", "Request", "Trail", "by_length", "check_fits"]
+__all__ = ["Beam", "Candidates", "Decoded", "Decoder", "Request", "Samples", "Trail", "by_length", "check_fits"]

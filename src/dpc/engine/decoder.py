@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from dpc.engine.groups import Candidates, Chooser, GroupDecoder
 from dpc.engine.plain import greedy
 from dpc.engine.request import Decoded, Request, by_length
 from dpc.engine.slot_check import check_slots_reproduce
@@ -83,6 +84,28 @@ class Decoder:
         self.submit(requests)
         done = {id(decoded.request): decoded.generation for decoded in self.drain(max_new_tokens)}
         return [done[id(request)] for request in requests]
+
+    def candidates(self, requests: Sequence[Request], max_new_tokens: int, chooser: Chooser) -> Iterator[Candidates]:
+        """Several answers to each request, by beam search or sampling; in any order, each when it is complete.
+
+        Raises:
+            UserError: a question without tokens or one that does not fit, decoding without slots, or fewer slots than
+                one request takes.
+            RuntimeError: a drain of this decoder is under way.
+        """
+        self._require_idle()
+        if self._model is None:
+            raise UserError("decoding.slots=false: several answers a question are decoded in slots; set it to true")
+        if self._model.slots < chooser.rows:
+            raise UserError(
+                f"decoding.batch_size={self._model.slots}: one question takes {chooser.rows} slots; set it to as many"
+            )
+        self._busy = True
+        try:
+            scheduler = GroupDecoder(self._model, self.prefixes, max_new_tokens, chooser)
+            yield from scheduler.drain(list(requests))
+        finally:
+            self._busy = False
 
     def _require_idle(self) -> None:
         if self._busy:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-Pass = Callable[[Tensor, Tensor, int, bool], Tensor]
-"""``(ids [row time], positions [row time], length, trail) -> greedy successor of each token [row time]``."""
+Pass = Callable[[Tensor, Tensor, int, bool, bool], Tensor]
+"""``(ids [row time], positions [row time], length, trail, likelihood) -> greedy successors [row time]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,22 @@ class Replay:
         self._side: torch.cuda.Stream | None = None
 
     def __call__(
-        self, ids: Int[Tensor, "row time"], positions: Int[Tensor, "row time"], length: int, trail: bool
+        self,
+        ids: Int[Tensor, "row time"],
+        positions: Int[Tensor, "row time"],
+        length: int,
+        trail: bool,
+        likelihood: bool = False,
     ) -> Int[Tensor, "row time"]:
         """The result of ``make``. Graphs share memory, so the tensor is valid only until the next pass."""
         if not self._possible:
-            return self._make(ids, positions, length, trail)
-        key = (*ids.shape, length, int(trail))
+            return self._make(ids, positions, length, trail, likelihood)
+        key = (*ids.shape, length, int(trail), int(likelihood))
         recorded = self._recorded.get(key)
         if recorded is None:
-            recorded = self._record(ids, positions, length, trail)
+            recorded = self._record(ids, positions, length, trail, likelihood)
             if recorded is None:
-                return self._make(ids, positions, length, trail)
+                return self._make(ids, positions, length, trail, likelihood)
             self._recorded[key] = recorded
         recorded.ids.copy_(ids, non_blocking=True)
         recorded.positions.copy_(positions, non_blocking=True)
@@ -63,7 +68,7 @@ class Replay:
         self._recorded.clear()
         self._pool = None
 
-    def _record(self, ids: Tensor, positions: Tensor, length: int, trail: bool) -> _Recorded | None:
+    def _record(self, ids: Tensor, positions: Tensor, length: int, trail: bool, likelihood: bool) -> _Recorded | None:
         ids, positions = ids.clone(), positions.clone()
         current = torch.cuda.current_stream(ids.device)
         self._side = self._side or torch.cuda.Stream(ids.device)
@@ -73,10 +78,10 @@ class Replay:
         # The stream context restores the current stream, which a capture that fails does not.
         with torch.cuda.device(ids.device), torch.cuda.stream(self._side):
             # A warm-up pass: libraries initialize, and torch.compile compiles.
-            self._make(ids, positions, length, trail)
+            self._make(ids, positions, length, trail, likelihood)
             try:
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
-                    predicted = self._make(ids, positions, length, trail)
+                    predicted = self._make(ids, positions, length, trail, likelihood)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:

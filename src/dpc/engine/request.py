@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
+from dpc.prompt.prefix import PromptPrefix
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Generation
 
@@ -19,8 +20,13 @@ class Request:
     """One instance to decode.
 
     question: token ids. soft_prompt: the virtual tokens before it, None for the bare model. draft: token ids that the
-    answer is likely to begin with; they change the cost of decoding, never the answer. trail: whether to return the
-    state that the trigger needs. tag: any number by which the caller recognizes the instance.
+    answer is likely to begin with; they change the cost of decoding, never the answer. begin: token ids that the answer
+    does begin with, whatever the model would write. trail: whether to return the state that the trigger needs.
+    likelihood: whether to return how likely each token was. keep: whether to return keys and values of all layers.
+    known: keys and values of the first positions, of ``keep`` of another request with the same soft prompt.
+    tag: any number by which the caller recognizes the instance.
+
+    Raises ``ValueError`` for a trail of positions that are known already, whose hidden states are not computed.
     """
 
     question: Sequence[int]
@@ -28,6 +34,14 @@ class Request:
     draft: Sequence[int] = ()
     trail: bool = False
     tag: int = 0
+    begin: Sequence[int] = ()
+    likelihood: bool = False
+    keep: bool = False
+    known: PromptPrefix | None = None
+
+    def __post_init__(self) -> None:
+        if self.trail and self.known is not None:
+            raise ValueError("trail and known: hidden states of known positions are not computed; leave one out")
 
     @property
     def prompt_length(self) -> int:
@@ -52,12 +66,27 @@ class Trail:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Likelihood:
+    """How likely each token of a greedy answer was, given all before it; the end token included, where there is one.
+
+    log_probs: of the token itself, in nats. entropies: of the distribution that it was taken from, in nats.
+    runners_up: ids of the second likeliest tokens; runner_up_log_probs: their log-probabilities.
+    """
+
+    log_probs: Float[Tensor, " token"]
+    entropies: Float[Tensor, " token"]
+    runners_up: Int[Tensor, " token"]
+    runner_up_log_probs: Float[Tensor, " token"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
     """The answer to a request.
 
     forward_passes: those that it took part in. seconds: its share of their duration. trail: if it was requested.
     forward_tokens: tokens that were run through the model for it, rejected draft tokens included; a prompt prefix that
-    is shared is not counted.
+    is shared is not counted. likelihood: if it was requested; of the tokens after ``begin``. kept: if it was requested,
+    keys and values of all positions that were read: up to the last token, which was read only if an end token follows.
     """
 
     request: Request
@@ -66,6 +95,8 @@ class Decoded:
     seconds: float
     forward_tokens: int
     trail: Trail | None = None
+    likelihood: Likelihood | None = None
+    kept: PromptPrefix | None = None
 
 
 def check_fits(lm: FrozenLM, request: Request, name: str) -> None:

@@ -128,12 +128,20 @@ class SlotCache(Cache):
         assert layer.values is not None
         return layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone()
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions of one row to another."""
+    def prefix(self, row: int, length: int) -> PromptPrefix:
+        """A copy of all layers' keys and values at the first ``length`` positions of a row."""
+        parts: list[tuple[Tensor, ...]] = []
+        for name in ("keys", "values"):
+            whole = [getattr(layer, name) for layer in self._slot_layers]
+            parts.append(tuple(part[row, :, :length].clone() for part in whole))
+        return PromptPrefix(*parts)
+
+    def move(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Copy the positions from ``start`` to ``length`` of one row to another."""
         for layer in self._slot_layers:
             for part in (layer.keys, layer.values):
                 assert part is not None
-                part[target, :, :length] = part[source, :, :length]
+                part[target, :, start:length] = part[source, :, start:length]
 
 
 def _grown(old: Tensor | None, capacity: int) -> Tensor:

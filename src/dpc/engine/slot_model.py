@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from dpc.engine.pace import pace_on
 from dpc.engine.packed import Pack, Reading, pack
 from dpc.engine.replay import Replay
-from dpc.engine.request import Trail
+from dpc.engine.request import Likelihood, Trail
 from dpc.engine.slot_attention import PACKED, ROWS, packed_as, register
 from dpc.engine.slot_cache import PassLayout, SlotCache, lazy_zeros
+from dpc.engine.token_figures import FIGURES, likelihood_of, token_figures
 from dpc.model.attention_switch import AttentionImplementation
 from dpc.model.blocks import decoder_blocks
 from dpc.model.lm import FrozenLM
@@ -41,6 +42,7 @@ class SlotModel:
         self._last_block = decoder_blocks(lm.model)[-1]
         self._cache = SlotCache(lm.layers, slots, 0)
         self._hidden: Tensor | None = None
+        self._figures: Tensor | None = None
         self._prefixes: list[PromptPrefix | None] = [None] * slots
 
     @torch.inference_mode()
@@ -61,6 +63,7 @@ class SlotModel:
             # Padding is written to one more position, which no token attends to.
             self._cache.grow(positions + 1)
             self._hidden = None if self._hidden is None else _grown(self._hidden, positions)
+            self._figures = None if self._figures is None else _grown(self._figures, positions)
             self.capacity = positions
 
     @torch.inference_mode()
@@ -74,25 +77,29 @@ class SlotModel:
             self._prefixes[row] = prefix
 
     @torch.inference_mode()
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions of one row to another."""
-        self._cache.move(source, target, length)
+    def move(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Copy the positions from ``start`` to ``length`` of one row to another."""
+        self._cache.move(source, target, length, start)
         self._prefixes[target] = self._prefixes[source]
-        if self._hidden is not None:
-            self._hidden[target, :length] = self._hidden[source, :length]
+        for stored in (self._hidden, self._figures):
+            if stored is not None:
+                stored[target, start:length] = stored[source, start:length]
 
     @torch.inference_mode()
-    def read(self, readings: Sequence[Reading], trail: bool) -> list[list[int]]:
+    def read(self, readings: Sequence[Reading], trail: bool, likelihood: bool = False) -> list[list[int]]:
         """One forward pass over the tokens of ``readings``: questions, drafts to verify, last tokens.
 
         For each reading, the greedy successors of its last ``kept`` tokens. trail: keep the hidden states that enter
-        the last block, for ``trail()``.
+        the last block, for ``trail()``. likelihood: keep how likely the successors are, for ``likelihood()``.
         """
         if self.pace.fixed_shapes and max(len(reading.tokens) for reading in readings) <= _PADDED_WIDTH:
-            rows = (self._replay or self._pass)(*self.padded(readings), trail).tolist()
+            rows = (self._replay or self._pass)(*self.padded(readings), trail, likelihood).tolist()
             return [rows[reading.row][: len(reading.tokens)][-reading.kept :] for reading in readings]
         packed = pack(readings, self.lm.device)
-        predicted: list[int] = self.packed_logits(packed, trail).argmax(-1).tolist()
+        logits = self.packed_logits(packed, trail)
+        if likelihood:
+            self._keep_figures(packed.rows[packed.kept], packed.positions[packed.kept], logits)
+        predicted: list[int] = logits.argmax(-1).tolist()
         return [predicted[share] for share in packed.shares]
 
     def packed_logits(self, packed: Pack, trail: bool) -> Float[Tensor, "kept vocab"]:
@@ -129,19 +136,41 @@ class SlotModel:
         return self._forward(self._padded_forward, ids, known, layout, time, trail)
 
     def _pass(
-        self, ids: Int[Tensor, "row time"], positions: Int[Tensor, "row time"], length: int, trail: bool
+        self,
+        ids: Int[Tensor, "row time"],
+        positions: Int[Tensor, "row time"],
+        length: int,
+        trail: bool,
+        likelihood: bool = False,
     ) -> Int[Tensor, "row time"]:
         """The greedy successor of each token of a padded batch."""
-        return self.padded_logits(ids, positions, length, trail).argmax(-1)
+        logits = self.padded_logits(ids, positions, length, trail)
+        if likelihood:
+            leading = torch.arange(len(ids), device=ids.device).repeat_interleave(ids.shape[1])
+            self._keep_figures(leading, positions.flatten(), logits.flatten(0, 1))
+        return logits.argmax(-1)
+
+    def _keep_figures(
+        self, rows: Int[Tensor, " token"], positions: Int[Tensor, " token"], logits: Float[Tensor, "token vocab"]
+    ) -> None:
+        figures = token_figures(logits)
+        if self._figures is None:
+            self._figures = lazy_zeros(figures, self.slots, self.capacity + 1, FIGURES)
+        self._figures.index_put_((rows, positions), figures)
 
     @torch.inference_mode()
     def steps(
-        self, tokens: Sequence[int], positions: Sequence[int | None], count: int, trail: bool
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int | None],
+        count: int,
+        trail: bool,
+        likelihood: bool = False,
     ) -> Int[Tensor, "step row"]:
         """``count`` greedy decode steps of the first rows, without reading a result on the host.
 
         tokens: the last token of each row. positions: of these tokens; None for a row that is not decoding, whose cache
-        does not change. trail: keep the hidden states that enter the last block.
+        does not change. trail, likelihood: as in ``read``.
         """
         last = max(position for position in positions if position is not None)
         self._reserve(min(last + count, self.lm.context))
@@ -151,7 +180,7 @@ class SlotModel:
         places = torch.tensor([*at, *[self.capacity] * more], device=device)[:, None]
         written = torch.empty(count, len(tokens), dtype=torch.long, device=device)
         for step in range(count):
-            ids = (self._replay or self._pass)(ids, places, self._attended(last + step + 1), trail)
+            ids = (self._replay or self._pass)(ids, places, self._attended(last + step + 1), trail, likelihood)
             written[step] = ids[: len(tokens), 0]
             # Rows that have ended decode on until the result is read; past the capacity they write padding.
             places = (places + 1).clamp(max=self.capacity)
@@ -177,6 +206,18 @@ class SlotModel:
         assert self._hidden is not None
         keys, values = self._cache.read(row, stop)
         return Trail(self._hidden[row, start:stop].clone(), keys, values)
+
+    def likelihood(self, row: int, start: int, stop: int) -> Likelihood:
+        """How likely the successors of a row's tokens at positions ``start`` to ``stop`` are.
+
+        The passes that read these positions must have been made with ``likelihood``.
+        """
+        assert self._figures is not None
+        return likelihood_of(self._figures[row, start:stop].clone())
+
+    def kept(self, row: int, length: int) -> PromptPrefix:
+        """A copy of a row's keys and values of all layers at its first ``length`` positions."""
+        return self._cache.prefix(row, length)
 
     def _forward(
         self,

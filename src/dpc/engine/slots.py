@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -29,7 +29,7 @@ class _Slot:
 
     request: Request
     limit: int
-    written: list[int] = field(default_factory=list)
+    written: list[int]
     finish: Finish | None = None
     end_id: int | None = None
     prefilling: bool = True
@@ -43,6 +43,18 @@ class _Slot:
     def position(self) -> int:
         """The position of the last written token."""
         return len(self.request) + len(self.written) - 1
+
+    @property
+    def unread(self) -> Sequence[int]:
+        """The tokens that the prefill reads."""
+        tokens = [*self.request.question, *self.request.begin]
+        return tokens[self.start - self.request.prompt_length :]
+
+    @property
+    def start(self) -> int:
+        """The position of the first token that the prefill reads."""
+        known = self.request.known
+        return self.request.prompt_length if known is None else len(known)
 
     def tail(self, tokens: int) -> Sequence[int]:
         """The last ``tokens`` tokens of question and answer."""
@@ -112,16 +124,19 @@ class SlotDecoder:
         rows = rows[: len(admitted)]
         prompts = {r.soft_prompt.sha256: r.soft_prompt for r in admitted if r.soft_prompt is not None}
         prefixes = dict(zip(prompts, self._prefixes.get(list(prompts.values())), strict=True))
-        self._model.insert(rows, [prefixes[r.soft_prompt.sha256] if r.soft_prompt else None for r in admitted])
+        prompted = [prefixes[r.soft_prompt.sha256] if r.soft_prompt else None for r in admitted]
+        self._model.insert(rows, [r.known or prompt for r, prompt in zip(admitted, prompted, strict=True)])
         for row, request in zip(rows, admitted, strict=True):
             limit = min(self._max_new_tokens, lm.context - len(request))
+            if len(request.begin) >= limit:
+                raise ValueError(f"an answer that begins with {len(request.begin)} tokens, where it may have {limit}")
             first = FirstAnswerDraft(request.draft[:limit]) if request.draft and self._draft_tokens else None
-            self._rows[row] = _Slot(request, limit, first=first)
+            self._rows[row] = _Slot(request, limit, list(request.begin), first=first)
 
     def _draft(self, slot: _Slot) -> Sequence[int]:
         """A draft of the next tokens: that of the request with the prefill, n-grams in later passes."""
         if slot.prefilling:
-            return slot.request.draft[: slot.limit]
+            return slot.request.draft[: slot.limit - len(slot.written)]
         most = min(self._draft_tokens, slot.limit - len(slot.written) - 1)
         if most <= 0:
             return ()
@@ -136,10 +151,10 @@ class SlotDecoder:
         began = time.perf_counter()
         readings = []
         for row, slot in running:
-            new = slot.request.question if slot.prefilling else slot.written[-1:]
-            start = slot.request.prompt_length if slot.prefilling else slot.position
+            new = slot.unread if slot.prefilling else slot.written[-1:]
+            start = slot.start if slot.prefilling else slot.position
             readings.append(Reading(row, start, [*new, *drafts[row]], len(drafts[row]) + 1))
-        predicted = self._model.read(readings, _trail(running))
+        predicted = self._model.read(readings, *_keeps(running))
         seconds = (time.perf_counter() - began) / sum(len(reading.tokens) for reading in readings)
         for (row, slot), reading, tokens in zip(running, readings, predicted, strict=True):
             same = next((i for i, token in enumerate(drafts[row]) if token != tokens[i]), reading.kept - 1)
@@ -159,7 +174,7 @@ class SlotDecoder:
         tokens = [slot.written[-1] if slot else 0 for slot in slots]
         positions = [slot.position if slot else None for slot in slots]
         count = min(self._model.pace.steps_per_read, max(slot.limit - len(slot.written) for _, slot in running))
-        written = self._model.steps(tokens, positions, count, _trail(running))
+        written = self._model.steps(tokens, positions, count, *_keeps(running))
         columns = written.T.tolist()
         seconds = (time.perf_counter() - began) / len(running)
         for row, slot in running:
@@ -185,9 +200,14 @@ class SlotDecoder:
             self._rows[row] = None
             wanted = slot.request.trail and slot.written
             trail = self._model.trail(row, len(slot.request) - 1, slot.position) if wanted else None
+            first = len(slot.request) + len(slot.request.begin) - 1
+            read = slot.position + (slot.finish == "eos")
+            likelihood = self._model.likelihood(row, first, read) if slot.request.likelihood else None
+            kept = self._model.kept(row, read) if slot.request.keep else None
             text = self._model.lm.decode(slot.written)
             generation = Generation(tuple(slot.written), text, slot.finish, slot.end_id)
-            yield Decoded(slot.request, generation, slot.forward_passes, slot.seconds, slot.forward_tokens, trail)
+            costs = slot.forward_passes, slot.seconds, slot.forward_tokens
+            yield Decoded(slot.request, generation, *costs, trail, likelihood, kept)
 
     def _compact_rows(self) -> None:
         """Move the last running rows into free slots, so that passes get smaller when no request waits."""
@@ -200,5 +220,7 @@ class SlotDecoder:
             self._rows[gap], self._rows[last] = slot, None
 
 
-def _trail(running: Sequence[tuple[int, _Slot]]) -> bool:
-    return any(slot.request.trail for _, slot in running)
+def _keeps(running: Sequence[tuple[int, _Slot]]) -> tuple[bool, bool]:
+    """Whether a pass keeps the trail, and the likelihood of its tokens."""
+    requests = [slot.request for _, slot in running]
+    return any(request.trail for request in requests), any(request.likelihood for request in requests)

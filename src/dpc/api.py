@@ -189,12 +189,14 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     tau: float | None = None,
+    other_prompts: Sequence[str | Path | SoftPrompt | PeftModel] = (),
     settings: Choices = None,
     progress: Reporter = SILENT,
 ) -> Evaluation:
     """Answer and grade a split with every method; records, results and the page are written to ``output``.
 
-    tau: None for the thresholds that were calibrated for the prompt. The same call goes on where an earlier one was
+    tau: None for the thresholds that were calibrated for the prompt. other_prompts: further ones, for methods that use
+    several. The same call goes on where an earlier one was
     interrupted. Raises ``UserError`` where a method lacks what it needs, or ``output`` was begun from something else.
     """
     chosen, values = (
@@ -202,7 +204,9 @@ def evaluate(
         [_method(m) for m in ([methods] if isinstance(methods, str | Method) else methods)],
     )
     rows = _data(task, split, data, chosen, limit)
-    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=rows.task.name, tau=_check_tau(tau))
+    others = [found for each in other_prompts if (found := _prompt(lm, each)) is not None]
+    threshold, task_name = _check_tau(tau), rows.task.name
+    setup = load_setup(lm, _prompt(lm, prompt), values, chosen, task=task_name, tau=threshold, others=others)
     run = RunDirectory(Path(output))
     with run.lock():
         results = evaluate_methods(lm, setup, rows, values, chosen, run, progress)

@@ -174,17 +174,21 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a method answered: one pass, or two with the decision between them."""
+    """What a method answered: one pass, or two with the decision between them.
+
+    kept_first: there is a second answer, and the first one counts all the same.
+    """
 
     first: Generation
     decision: Decision | None
     second: Generation | None
     cost: Cost
+    kept_first: bool = False
 
     @property
     def final(self) -> Generation:
         """The generation that counts."""
-        return self.first if self.second is None else self.second
+        return self.first if self.second is None or self.kept_first else self.second
 
     @property
     def text(self) -> str:

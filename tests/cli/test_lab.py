@@ -133,7 +133,7 @@ def test_the_lab_shows_a_method_of_ones_own_with_its_own_threshold(folder: Path)
 
 def test_a_method_of_one_pass_has_no_lab(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["lab", "--prompt", str(folder), "--method", "prompt_tuning"]) == 2
-    assert "--method prompt_tuning: answers in one pass" in capsys.readouterr().err
+    assert "--method prompt_tuning: does not corrupt the prompt" in capsys.readouterr().err
 
 
 def test_the_page_brings_its_script_and_names_it_in_its_policy(session: Session) -> None:

@@ -40,7 +40,7 @@ def attenuate(prompt, traced):
 METHOD = Method(
     "attenuation",
     "doubtful answers are given again with half of the key token",
-    StatisticTrigger("doubt", doubt, asks=frozenset({"log_probs"})),
+    StatisticTrigger("doubt", doubt, asks=frozenset({"likelihood"})),
     Corruption("key token halved", attenuate),
 )
 '''

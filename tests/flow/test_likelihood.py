@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dpc.engine import Decoded, Decoder, Request
-from dpc.flow.likelihood import local_log_probs, token_log_probs
+from dpc.engine.token_figures import token_figures
+from dpc.flow.likelihood import answer_log_probs, token_log_probs
 from dpc.methods import build_method
 from dpc.methods.corruptions import KEY_TOKEN
 from dpc.methods.method import Method, Setup
@@ -37,32 +38,57 @@ def by_hand(lm: FrozenLM, vectors: Tensor, question: Sequence[int], rationale: S
     return torch.stack([row[token] for row, token in zip(rows, rationale, strict=True)]).float()
 
 
-def decoded_for(lm: FrozenLM, trail: bool = True) -> list[Decoded]:
-    """Answers of different lengths to questions of different lengths."""
+def decoded_for(lm: FrozenLM, decoding: DecodingSettings) -> list[Decoded]:
+    """Answers of different lengths to questions of different lengths, with the likelihood of their tokens."""
     generator = torch.Generator().manual_seed(4)
     questions = [torch.randint(10, 99, (2 + 5 * i,), generator=generator).tolist() for i in range(6)]
-    requests = [Request(q, prompt_for(lm), trail=trail, tag=i) for i, q in enumerate(questions)]
-    decoder = Decoder(lm, DecodingSettings(batch_size=3))
+    requests = [Request(q, prompt_for(lm), likelihood=True, tag=i) for i, q in enumerate(questions)]
     # End tokens that some answers meet.
-    free = decoder.all(requests, 20)
+    free = Decoder(lm).all(requests, 20)
     lm.model.generation_config.eos_token_id = [free[0].ids[5], free[1].ids[9]]
+    decoder = Decoder(lm, decoding)
     decoder.submit(requests)
-    return sorted((each for each in decoder.drain(20) if each.generation.ids), key=lambda each: each.request.tag)
+    return sorted(decoder.drain(20), key=lambda each: each.request.tag)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
-def test_both_ways_equal_a_log_softmax_of_the_models_own_logits(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "slots"),
+    [*((name, True) for name in (*ARCHITECTURES, "gpt_oss")), ("llama", False), ("gemma2", False)],
+)
+def test_decoding_and_teacher_forcing_equal_a_log_softmax_of_the_models_own_logits(
+    architecture: str, slots: bool
+) -> None:
     lm = tiny_lm(architecture)
-    decoded, prompt = decoded_for(lm), prompt_for(lm)
-    questions, rationales = [each.request.question for each in decoded], [each.generation.ids for each in decoded]
-    assert len({len(rationale) for rationale in rationales}) > 1
-    local = local_log_probs(lm, decoded)
-    whole = token_log_probs(lm, prompt.vectors, questions, rationales)
-    for question, rationale, one, other in zip(questions, rationales, local, whole, strict=True):
-        expected = by_hand(lm, prompt.vectors, question, rationale)
-        assert expected.shape == (len(rationale),)
-        torch.testing.assert_close(one, expected, rtol=1e-4, atol=2e-5)
+    decoded, prompt = decoded_for(lm, DecodingSettings(batch_size=3, slots=slots)), prompt_for(lm)
+    questions, answers = [each.request.question for each in decoded], [each.generation for each in decoded]
+    assert "eos" in {answer.finish for answer in answers}
+    forced = answer_log_probs(lm, prompt.vectors, questions, answers)
+    for question, each, other in zip(questions, decoded, forced, strict=True):
+        answer, found = each.generation, each.likelihood
+        assert found is not None
+        tokens = [*answer.ids, *([] if answer.end_id is None else [answer.end_id])]
+        expected = by_hand(lm, prompt.vectors, question, tokens)
+        assert expected.shape == (len(tokens),)
+        torch.testing.assert_close(found.log_probs, expected, rtol=1e-4, atol=2e-5)
         torch.testing.assert_close(other, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_entropies_and_runners_up_are_those_of_the_models_own_distribution() -> None:
+    lm = tiny_lm("qwen3")
+    for each in decoded_for(lm, DecodingSettings(batch_size=3)):
+        tokens, found = each.generation.ids, each.likelihood
+        assert found is not None
+        vectors = prompt_for(lm).vectors
+        embedded = torch.cat([vectors, lm.embed(torch.tensor([*each.request.question, *tokens]))])
+        with torch.no_grad():
+            logits = lm.model(inputs_embeds=embedded[None], use_cache=False).logits[0]
+        start = len(vectors) + len(each.request.question) - 1
+        probabilities = logits[start : start + len(found.log_probs)].double().softmax(-1)
+        entropies = torch.special.entr(probabilities).sum(-1)
+        torch.testing.assert_close(found.entropies.double(), entropies, rtol=1e-4, atol=1e-5)
+        second = probabilities.sort(-1, descending=True)
+        assert found.runners_up.tolist() == second.indices[:, 1].tolist()
+        torch.testing.assert_close(found.runner_up_log_probs.double(), second.values[:, 1].log(), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
@@ -76,35 +102,27 @@ def test_texts_that_the_model_would_not_have_written_have_their_own_probability(
     assert min(float(each.min()) for each in found) < -4
 
 
-def test_logits_are_made_a_few_positions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny_lm("llama")
-    decoded = decoded_for(lm)
-    at_once = local_log_probs(lm, decoded)
-    monkeypatch.setattr("dpc.flow.likelihood._ELEMENTS", 3 * len(decoded) * lm.vocab_size)
-    for one, other in zip(at_once, local_log_probs(lm, decoded), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+def test_figures_are_computed_a_few_positions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(11, 50, generator=torch.Generator().manual_seed(0))
+    at_once = token_figures(logits)
+    monkeypatch.setattr("dpc.engine.token_figures._ELEMENTS", 3 * 50)
+    torch.testing.assert_close(token_figures(logits), at_once, rtol=0, atol=0)
 
 
 def test_no_answers_have_no_probabilities() -> None:
     lm = tiny_lm("llama")
-    assert local_log_probs(lm, []) == token_log_probs(lm, prompt_for(lm).vectors, [], []) == []
-
-
-def test_an_answer_without_a_trail_is_a_mistake_of_the_caller() -> None:
-    lm = tiny_lm("llama")
-    with pytest.raises(ValueError, match="trail=True"):
-        local_log_probs(lm, decoded_for(lm, trail=False))
+    assert token_log_probs(lm, prompt_for(lm).vectors, [], []) == []
 
 
 DOUBT = StatisticTrigger(
     "doubt",
-    lambda first: -float(first.log_probs.mean()) if first.log_probs is not None else 0.0,
-    frozenset({"log_probs"}),
+    lambda first: -float(first.log_probs.mean()),
+    frozenset({"likelihood"}),
 )
 BOTH = StatisticTrigger(
     "both",
-    lambda first: float(first.influence is not None) + float(first.log_probs is not None),
-    frozenset({"log_probs", "influence"}),
+    lambda first: float(first.influence is not None) + float(first.likelihood is not None),
+    frozenset({"likelihood", "influence"}),
 )
 QUESTIONS = [[40, 41, 42], [50, 51, 52, 53, 54, 55], [60, 61], [70, 71, 72]]
 

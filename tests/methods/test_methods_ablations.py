@@ -222,4 +222,4 @@ def test_what_a_method_lacks_is_named(prompt: SoftPrompt) -> None:
     with pytest.raises(UserError, match="random_corruption needs a threshold"):
         build_method(get_method("random_corruption"), Setup(prompt, trigger_rate=0.5))
     blind = {name for name in METHODS if get_method(name).calibrated is None}
-    assert blind == {"pretrained", "prompt_tuning", "act", "all_corruption"}
+    assert blind == {"pretrained", "prompt_tuning", "act", "all_corruption", "beam"}

@@ -161,7 +161,7 @@ EVAL = ["eval", "--prompt", "runs/demo/prompt", "--tau", "0.1", "--limit", "3", 
         ("corrupt(lambda p, t: SoftPrompt.of(p.vectors / 0, 'zoo'))", "gave vectors that are not finite numbers"),
         ("corrupt(lambda p, t: 1 / 0)", r"corruption 'bad': does not run \(ZeroDivisionError"),
         ("trigger(lambda first: float('nan'))", "trigger bad: its statistic is nan, expected a finite number"),
-        ("trigger(lambda first: first.log_probs.mean())", "it did not ask for influence or log_probs"),
+        ("trigger(lambda first: first.log_probs.mean())", "it did not ask for influence or likelihood"),
     ],
 )
 def test_a_method_that_fails_while_it_runs_is_named_in_one_line(

@@ -77,7 +77,7 @@ def test_a_trace_is_its_parts_put_together(gamma: float | None, token: int | Non
     assert trace.again.gamma == pruned
 
 
-TWO_PASSES = [name for name in METHODS if get_method(name).passes == 2]
+TWO_PASSES = [name for name in METHODS if get_method(name).corruption is not None]
 
 
 @pytest.mark.parametrize("name", TWO_PASSES)
@@ -103,9 +103,11 @@ def test_a_trace_decides_and_corrupts_as_its_method_does(name: str, tau: float) 
         assert (answer.second, theirs.key_token) == (trace.again.second.generation, trace.again.token)
 
 
-def test_a_method_of_one_pass_has_no_decision_to_trace() -> None:
+def test_a_method_that_corrupts_nothing_has_no_decision_to_trace() -> None:
     for name in set(METHODS) - set(TWO_PASSES):
-        with pytest.raises(UserError, match=f"--method {name}: answers in one pass, so there is no decision to trace"):
+        with pytest.raises(
+            UserError, match=f"--method {name}: does not corrupt the prompt, so there is no decision to trace"
+        ):
             tracer(method=get_method(name))
 
 

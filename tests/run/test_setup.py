@@ -280,4 +280,4 @@ def test_a_choice_on_fewer_rows_does_not_replace_one_on_more(prompt: Path, tmp_p
     with pytest.raises(UserError, match="was chosen on 10 rows, not 9; pass --force"):
         refuse_to_shrink(path, 9)
     refuse_to_shrink(tmp_path / "nothing.json", 1)
-    assert MethodSettings().deciding().keys() == MethodSettings.model_fields.keys() - {"seed"}
+    assert MethodSettings().deciding().keys() == MethodSettings.model_fields.keys() - {"seed", "beams"}

@@ -33,6 +33,10 @@ _PROMPT_HELP = "The soft prompt: folder or hub id (owner/name, owner/name/folder
 Prompt = Annotated[str | None, typer.Option(help=_PROMPT_HELP, metavar="DIR")]
 NeededPrompt = Annotated[str, typer.Option(help=_PROMPT_HELP, metavar="DIR")]
 OwnPrompt = Annotated[Path, typer.Option(help="Folder of the soft prompt, a PEFT adapter.", metavar="DIR")]
+OtherPrompts = Annotated[
+    list[str] | None,
+    typer.Option("--other-prompt", help="A further soft prompt, for prompt_choice; may be repeated.", metavar="DIR"),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, group.name=value; may be repeated.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 Tau = Annotated[

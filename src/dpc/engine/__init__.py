@@ -3,6 +3,17 @@
 from dpc.engine.beam import Beam, Samples
 from dpc.engine.decoder import Decoder
 from dpc.engine.groups import Candidates
-from dpc.engine.request import Decoded, Request, Trail, by_length, check_fits
+from dpc.engine.request import Decoded, Likelihood, Request, Trail, by_length, check_fits
 
-__all__ = ["Beam", "Candidates", "Decoded", "Decoder", "Request", "Samples", "Trail", "by_length", "check_fits"]
+__all__ = [
+    "Beam",
+    "Candidates",
+    "Decoded",
+    "Decoder",
+    "Likelihood",
+    "Request",
+    "Samples",
+    "Trail",
+    "by_length",
+    "check_fits",
+]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from dpc.engine.groups import Candidates, Chooser, GroupDecoder
-from dpc.engine.plain import greedy
+from dpc.engine.plain import greedy_with_likelihood
 from dpc.engine.request import Decoded, Request, by_length
 from dpc.engine.slot_check import check_slots_reproduce
 from dpc.engine.slot_model import SlotModel
@@ -121,10 +121,10 @@ class Decoder:
             for index in sorted(chosen, reverse=True):
                 del self._waiting[index]
             began = time.perf_counter()
-            generations = greedy(self.lm, taken, max_new_tokens)
+            answers = greedy_with_likelihood(self.lm, taken, max_new_tokens)
             seconds = (time.perf_counter() - began) / len(taken)
-            for request, generation in zip(taken, generations, strict=True):
-                passes = len(generation.ids) + (generation.finish == "eos")
+            for request, (generation, likelihood) in zip(taken, answers, strict=True):
+                passes = len(generation.ids) - len(request.begin) + (generation.finish == "eos")
                 # Prompt and question, then each generated token but the last: it ends the answer, or nothing follows.
-                tokens = len(request) + passes - 1
-                yield Decoded(request, generation, passes, seconds, tokens)
+                tokens = len(request) + len(request.begin) + passes - 1
+                yield Decoded(request, generation, passes, seconds, tokens, likelihood=likelihood)

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from dpc.engine.request import Request, check_fits
+from dpc.engine.request import Likelihood, Request, check_fits
+from dpc.engine.token_figures import likelihood_of, token_figures
 from dpc.model.lm import FrozenLM
 from dpc.types import Finish, Generation
 
@@ -22,7 +23,7 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
     """
     rows = []
     for request in requests:
-        question = lm.embed(torch.tensor(list(request.question), device=lm.device))
+        question = lm.embed(torch.tensor([*request.question, *request.begin], device=lm.device))
         prompt = request.soft_prompt
         rows.append(question if prompt is None else torch.cat([prompt.vectors.to(question), question]))
     longest = max(len(row) for row in rows)
@@ -38,10 +39,19 @@ def prefill_inputs(lm: FrozenLM, requests: Sequence[Request]) -> tuple[Float[Ten
 def greedy(
     lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
 ) -> list[Generation]:
+    """The answers of ``greedy_with_likelihood``."""
+    return [generation for generation, _ in greedy_with_likelihood(lm, requests, max_new_tokens, cache)]
+
+
+@torch.no_grad()
+def greedy_with_likelihood(
+    lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int, cache: DynamicCache | None = None
+) -> list[tuple[Generation, Likelihood | None]]:
     """Decode ``requests`` as one batch. Each answer is token for token what it would be alone.
 
     An answer stops at an end token, after ``max_new_tokens``, or where the context is full; its row then leaves the
-    batch. ``cache``: an empty cache to use in place of the model's own kind.
+    batch. ``cache``: an empty cache to use in place of the model's own kind. The likelihood of an answer is there where
+    its request wants it.
 
     Raises ``UserError`` for a question without tokens, or one that leaves no space for an answer in the context.
     """
@@ -50,7 +60,8 @@ def greedy(
     for index, request in enumerate(requests):
         check_fits(lm, request, f"question {index + 1} of the batch")
     limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
-    written: list[list[int]] = [[] for _ in requests]
+    written = [list(request.begin) for request in requests]
+    figures: list[list[Tensor]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)
     ends: list[int | None] = [None] * len(requests)
     embeds, mask, positions = prefill_inputs(lm, requests)
@@ -59,6 +70,9 @@ def greedy(
     active, position = list(range(len(requests))), positions[:, -1:]
     while True:
         tokens = logits.argmax(-1)
+        if any(request.likelihood for request in requests):
+            for index, row in zip(active, token_figures(logits), strict=True):
+                figures[index].append(row)
         staying = []
         for row, (index, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
             if token in lm.end_ids:
@@ -78,4 +92,6 @@ def greedy(
         position = position + 1
         logits = lm.forward(input_ids=tokens[:, None], attention_mask=mask, position_ids=position, cache=cache)
     done = zip(written, finish, ends, strict=True)
-    return [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]
+    generations = [Generation(tuple(ids), lm.decode(ids), stop, end) for ids, stop, end in done]
+    likelihoods = [likelihood_of(torch.stack(rows)) if rows else None for rows in figures]
+    return list(zip(generations, likelihoods, strict=True))

@@ -1,4 +1,4 @@
-"""Log-probabilities of an answer's tokens: what a trigger of one's own may ask for."""
+"""Log-probabilities of an answer's tokens under any soft prompt, by teacher forcing."""
 
 from __future__ import annotations
 
@@ -9,31 +9,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dpc.engine import Decoded
-from dpc.flow.block_walk import logits_of_hidden
-from dpc.flow.local_influence import last_block_output
 from dpc.model.lm import FrozenLM
-
-# Logits that are held at a time.
-_ELEMENTS = 2**24
+from dpc.types import Generation
 
 
 @torch.no_grad()
-def local_log_probs(lm: FrozenLM, decoded: Sequence[Decoded]) -> list[Float[Tensor, " rationale"]]:
-    """Log-probability (nats) of each token of ``decoded`` answers, from their trails: the last block, norm and head.
+def answer_log_probs(
+    lm: FrozenLM,
+    soft_prompt: Float[Tensor, "prompt d"],
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[Generation],
+) -> list[Float[Tensor, " token"]]:
+    """Log-probability (nats) of each token of an answer given prompt, question and the tokens before it.
 
-    Equal to ``token_log_probs`` up to rounding. Raises ``ValueError`` for an answer without its trail.
+    The end token is included where there is one. One forward pass over ``[p | q | r]``, padded on the right.
     """
-    if not decoded:
-        return []
-    hidden, labels = last_block_output(lm, decoded)
-    size = max(1, _ELEMENTS // (len(hidden) * lm.vocab_size))
-    parts = [
-        _chosen(logits_of_hidden(lm, hidden[:, at : at + size]), labels[:, at : at + size])
-        for at in range(0, hidden.shape[1], size)
-    ]
-    whole = torch.cat(parts, dim=1)
-    return [whole[index, : len(each.generation.ids)] for index, each in enumerate(decoded)]
+    ended = [(*answer.ids, *([] if answer.end_id is None else [answer.end_id])) for answer in answers]
+    return token_log_probs(lm, soft_prompt, questions, ended)
 
 
 @torch.no_grad()

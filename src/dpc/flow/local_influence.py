@@ -70,21 +70,6 @@ def local_influence(
     ]
 
 
-def last_block_output(
-    lm: FrozenLM, decoded: Sequence[Decoded]
-) -> tuple[Float[Tensor, "batch row d"], Int[Tensor, "batch row"]]:
-    """The last block's output at the positions that predict the tokens of ``decoded`` answers, and these tokens.
-
-    Rows are padded on the right; the token of a padded row is negative. Raises ``ValueError`` for a missing trail, and
-    ``UserError`` for a model whose attention cannot be reproduced.
-    """
-    check_reproduces(lm)
-    with torch.inference_mode(False), torch.enable_grad():
-        batch, last = _pack(lm, decoded), _LastBlock()
-        last.run(lm, batch)
-    return last.hidden.detach(), batch.labels
-
-
 def _influence(
     scores: Float[Tensor, "row prompt"], decoded: Decoded
 ) -> tuple[Float[Tensor, " rationale"], Float[Tensor, " rationale"]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from dpc.errors import UserError
 
 # R is a share, so no instance exceeds 1 and every instance exceeds -1.
 NEVER, ALWAYS = 1.0, -1.0
+Rule = Literal["accuracy", "median"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,11 @@ def calibrate(
     first_correct: Sequence[bool],
     second_correct: Sequence[bool],
     bounds: tuple[float, float] = (ALWAYS, NEVER),
+    rule: Rule = "accuracy",
 ) -> Calibration:
-    """Choose a threshold by accuracy on a dev split where every instance was answered twice; ties: fewer triggers.
+    """Choose a threshold on a dev split where every instance was answered twice; ties: fewer triggers.
+
+    rule: the threshold of highest accuracy, or the median, at which half of the instances trigger.
 
     statistics: of each instance (R for DPC), None where it was not judged. Candidates are those of ``thresholds``.
     First answers that are all right, or all wrong, say nothing of the trigger as a detector; the choice is the same.
@@ -58,5 +63,8 @@ def calibrate(
         triggered = [value is not None and value > tau for value in statistics]
         right = sum(b if t else a for t, a, b in zip(triggered, first_correct, second_correct, strict=True))
         curve.append(Operating(tau, right / total, sum(triggered) / total))
-    best = max(curve, key=lambda point: (point.accuracy, -point.trigger_rate, point.tau))
+    if rule == "median":
+        best = min(curve, key=lambda point: (abs(point.trigger_rate - 0.5), point.trigger_rate))
+    else:
+        best = max(curve, key=lambda point: (point.accuracy, -point.trigger_rate, point.tau))
     return Calibration(best.tau, tuple(curve))

@@ -28,6 +28,12 @@ METHODS = {
     "gamma_only": "dpc.methods.shipped:GAMMA_ONLY",
     "key_only": "dpc.methods.shipped:KEY_ONLY",
     "random_trigger": "dpc.methods.shipped:RANDOM_TRIGGERED",
+    "dpc_entropy": "dpc.methods.shipped:DPC_BY_ENTROPY",
+    "dpc_likelihood": "dpc.methods.shipped:DPC_BY_LIKELIHOOD",
+    "dpc_select": "dpc.methods.likelier:DPC_SELECT",
+    "branch": "dpc.methods.branch:BRANCH",
+    "prompt_choice": "dpc.methods.prompt_choice:PROMPT_CHOICE",
+    "beam": "dpc.methods.several:BEAM",
 }
 BASELINE = "prompt_tuning"
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from dpc.engine import Decoded, Decoder, Request
-from dpc.flow.likelihood import local_log_probs, token_log_probs
 from dpc.flow.local_influence import Influence, local_influence
 from dpc.flow.measures import accumulation_profile, has_accumulated, rationale_influence
 from dpc.flow.saliency import SaliencyWay, prompt_saliency
@@ -80,11 +79,12 @@ class BetweenPasses:
         settings, asks = self._decoder.settings, self._procedure.trigger.asks
         # The trail ends before the last token, whose row is needed where the end token is in the loss.
         needs_all = self._procedure.settings.loss_end_token
-        return bool(asks) and settings.slots and settings.local_trigger and not needs_all
+        return "influence" in asks and settings.slots and settings.local_trigger and not needs_all
 
     def first_request(self, question: Sequence[int], tag: int) -> Request:
         """The request for a first answer."""
-        return Request(question, self._procedure.soft_prompt, trail=self.local, tag=tag)
+        likelihood = "likelihood" in self._procedure.trigger.asks
+        return Request(question, self._procedure.soft_prompt, trail=self.local, tag=tag, likelihood=likelihood)
 
     def judge(self, decoded: Sequence[Decoded], at_once: bool = False) -> Iterator[tuple[int, Answer]]:
         """Decide, once a batch is full or ``at_once``; yields the instances that keep their first answer."""
@@ -165,14 +165,13 @@ class BetweenPasses:
         return self._corrupted[token]
 
     def _judging_cost(self, decoded: Decoded) -> Cost:
-        """Each thing that the trigger asks for is a forward pass; influence takes a backward pass, too."""
-        asks, blocks = self._procedure.trigger.asks, self._decoder.lm.layers
-        forward, backward = len(asks), int("influence" in asks)
+        """Influence takes a forward and a backward pass. The likelihood is there after decoding."""
+        blocks, passes = self._decoder.lm.layers, int("influence" in self._procedure.trigger.asks)
         if self.local:
             tokens = len(decoded.generation.ids) / blocks
-            return Cost(forward, backward, 0, 0.0, forward * tokens, backward * tokens)
+            return Cost(passes, passes, 0, 0.0, passes * tokens, passes * tokens)
         tokens = float(len(decoded.request.question) + len(decoded.generation.ids))
-        return Cost(forward, backward, 0, 0.0, forward * tokens, backward * tokens / blocks)
+        return Cost(passes, passes, 0, 0.0, passes * tokens, passes * tokens / blocks)
 
     def _tracing_cost(self, decoded: Decoded, first_block: int) -> Cost:
         """All blocks forward, and those from ``first_block`` on backward."""
@@ -187,9 +186,11 @@ class BetweenPasses:
             row = self._procedure.settings.row
             for fields, influence in zip(found, self._influence(group), strict=True):
                 fields |= {"influence": influence.values(row), "both_rows": influence, "loss": influence.loss}
-        if "log_probs" in asks:
-            for fields, log_probs in zip(found, self._log_probs(group), strict=True):
-                fields |= {"log_probs": log_probs, "loss": fields.get("loss", -float(log_probs.mean()))}
+        if "likelihood" in asks:
+            for fields, each in zip(found, group, strict=True):
+                assert each.likelihood is not None
+                loss = -float(each.likelihood.log_probs[: len(each.generation.ids)].mean())
+                fields |= {"likelihood": each.likelihood, "loss": fields.get("loss", loss)}
         return found
 
     def _influence(self, group: Sequence[Decoded]) -> list[Influence]:
@@ -199,17 +200,6 @@ class BetweenPasses:
             return [Influence(rationale_influence(s), rationale_influence(s, "before"), s.loss) for s in found]
         size = _JUDGED_TOGETHER * self._size
         return _in_batches(group, size, lambda batch: local_influence(lm, batch, reduction))
-
-    def _log_probs(self, group: Sequence[Decoded]) -> list[Any]:
-        lm, prompt = self._decoder.lm, self._procedure.soft_prompt
-        if self.local:
-            return _in_batches(group, _JUDGED_TOGETHER * self._size, lambda batch: local_log_probs(lm, batch))
-
-        def whole(batch: Sequence[Decoded]) -> list[Any]:
-            questions, rationales = [d.request.question for d in batch], [d.generation.ids for d in batch]
-            return token_log_probs(lm, prompt.vectors, questions, rationales)
-
-        return _in_batches(group, self._size, whole)
 
     def _saliency(self, group: Sequence[Decoded], layers: Sequence[int]) -> list[Saliency]:
         lm, prompt, reduction = self._decoder.lm, self._procedure.soft_prompt, self._procedure.settings.head_reduction

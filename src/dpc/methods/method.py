@@ -11,7 +11,7 @@ from dpc.engine import Decoder
 from dpc.errors import UserError
 from dpc.flow.thresholds import ALWAYS
 from dpc.methods.corruptions import Corruption
-from dpc.methods.triggers import FLOW, Trigger
+from dpc.methods.triggers import CALIBRATED, Trigger
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import ActSettings, MethodSettings
 from dpc.types import Answer
@@ -29,6 +29,7 @@ class Setup:
     trigger_rate: share of the calibration rows on which DPC triggered, between 0 and 1. act_heads: layer and head of
     those that ACT calibrates, as ``act`` says. chosen_on: keys of the rows that something was chosen on, by what was
     done with them. calibration: the stored calibration of the trigger ``flow``. notes: what a user should know.
+    others: further prompts, for methods that use several.
     """
 
     soft_prompt: SoftPrompt | None = None
@@ -41,6 +42,7 @@ class Setup:
     chosen_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    others: tuple[SoftPrompt, ...] = ()
 
     def tau_of(self, trigger: str) -> float | None:
         """The threshold of a calibrated trigger, None where none is known."""
@@ -102,7 +104,8 @@ class Method:
     """A method as a value: two passes with a trigger and a corruption between them, or a function that builds one.
 
     name: lower-case letters, digits and underscores; records and tables use it. summary: one line. trigger and
-    corruption: given together, for two passes. build: for anything else. needs: what ``build`` cannot do without.
+    corruption: given together, for two passes. build: for anything else, with the trigger that it decides by if there
+    is one. needs: what ``build`` cannot do without.
     source: SHA-256 of the file that holds the method, empty for one that ships with dpc; filled in when it is loaded.
     Raises ``UserError`` for another name, or where the parts are not one of the two.
     """
@@ -120,14 +123,14 @@ class Method:
             raise UserError(
                 f"method {self.name!r}: expected a name of a-z, 0-9 and _, such as my_method, not calibration"
             )
-        two, other = (self.trigger is not None) + (self.corruption is not None), self.build is not None
-        if (two, other) not in ((2, False), (0, True)):
-            raise UserError(f"method {self.name}: expected trigger and corruption, or build alone")
+        parts = self.trigger is not None, self.corruption is not None, self.build is not None
+        if parts not in ((True, True, False), (True, False, True), (False, False, True)):
+            raise UserError(f"method {self.name}: expected trigger and corruption, or build, with a trigger or without")
         if self.trigger is not None and not _NAME.fullmatch(self.trigger.name):
             raise UserError(f"trigger {self.trigger.name!r}: expected a name of a-z, 0-9 and _, such as my_trigger")
         # Calibrations are files by trigger.
-        if self.trigger is not None and self.trigger.name == FLOW.name and self.trigger != FLOW:
-            raise UserError(f"trigger {FLOW.name}: has the name of DPC's own trigger; choose another")
+        if self.trigger is not None and CALIBRATED.get(self.trigger.name, self.trigger) != self.trigger:
+            raise UserError(f"trigger {self.trigger.name}: has the name of one that ships with dpc; choose another")
 
     @property
     def passes(self) -> int:
@@ -140,7 +143,7 @@ class Method:
         source = "none" if self.trigger is None else self.trigger.threshold_from
         if self.trigger is None:
             return self.needs
-        return frozenset({"prompt"}) if source == "none" else frozenset({"prompt", source})
+        return self.needs | (frozenset() if source == "none" else frozenset({source}))
 
     @property
     def calibrated(self) -> str | None:

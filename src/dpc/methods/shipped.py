@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpc.methods.corruptions import FIRST_TOKEN, KEY_TOKEN, LEAST_TOKEN, RANDOM_TOKEN, mask_token
 from dpc.methods.method import Method
-from dpc.methods.triggers import ALWAYS_TRIGGER, FLOW, RANDOM_TRIGGER
+from dpc.methods.triggers import ALWAYS_TRIGGER, ENTROPY, FLOW, LIKELIHOOD, RANDOM_TRIGGER
 
 PRUNE_ALONE = mask_token("largest S_acc, not masked", mask_key=False)
 MASK_ALONE = mask_token("largest S_acc, others not pruned", gamma=0.0, mask_key=True)
@@ -26,4 +26,13 @@ GAMMA_ONLY = Method("gamma_only", "control: the other vectors are pruned, the ke
 KEY_ONLY = Method("key_only", "control: the key token is masked, the other vectors are kept", FLOW, MASK_ALONE)
 RANDOM_TRIGGERED = Method(
     "random_trigger", "control: triggers at random, as often as the calibrated DPC", RANDOM_TRIGGER, KEY_TOKEN
+)
+DPC_BY_ENTROPY = Method(
+    "dpc_entropy", "dpc, triggered where the model's mean entropy is high instead of by its flow", ENTROPY, KEY_TOKEN
+)
+DPC_BY_LIKELIHOOD = Method(
+    "dpc_likelihood",
+    "dpc, triggered where the mean log-likelihood is low instead of by its flow",
+    LIKELIHOOD,
+    KEY_TOKEN,
 )

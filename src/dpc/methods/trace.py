@@ -90,10 +90,10 @@ class Tracer:
     def __init__(
         self, lm: FrozenLM, method: Method, setup: Setup, decoding: DecodingSettings, max_new_tokens: int
     ) -> None:
-        if method.trigger is None:
+        if method.corruption is None:
             raise UserError(
-                f"--method {method.name}: answers in one pass, so there is no decision to trace; "
-                "expected a method with a trigger, such as dpc"
+                f"--method {method.name}: does not corrupt the prompt, so there is no decision to trace; "
+                "expected a method with trigger and corruption, such as dpc"
             )
         self.lm, self.method, self.setup = lm, method, setup
         # The threshold is given with every question.

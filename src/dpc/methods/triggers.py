@@ -11,16 +11,17 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from dpc.engine import Likelihood
 from dpc.errors import UserError
 from dpc.flow.local_influence import Influence
 from dpc.flow.measures import late_flow
-from dpc.flow.thresholds import ALWAYS, NEVER
+from dpc.flow.thresholds import ALWAYS, NEVER, Rule
 from dpc.flow.trigger import affected_share
 from dpc.methods.draw import draw
 from dpc.types import Decision, Evidence, Generation
 
-Ask = Literal["influence", "log_probs"]
-"""What costs an extra computation: ``s_i`` (a backward pass of the last block), log-probabilities (a forward pass)."""
+Ask = Literal["influence", "likelihood"]
+"""What costs an extra computation: ``s_i`` (a backward pass of the last block), the likelihood of the tokens."""
 Threshold = Literal["tau", "trigger_rate", "none"]
 """What a threshold comes from: ``dpc calibrate`` or --tau; how often the calibrated DPC triggers; nothing."""
 
@@ -29,8 +30,8 @@ Threshold = Literal["tau", "trigger_rate", "none"]
 class FirstAnswer:
     """One first answer, as triggers and corruptions see it.
 
-    question: token ids. generation: token ids, text, and why decoding stopped. log_probs: the model's log-probability
-    of each rationale token, given the soft prompt and all tokens before it. influence: ``s_i`` of each rationale token
+    question: token ids. generation: token ids, text, and why decoding stopped. likelihood: how likely each token was,
+    given the soft prompt and all tokens before it, the end token included. influence: ``s_i`` of each rationale token
     (Eq 13), by ``method.row``; both_rows: by either reading. All are None unless the trigger asks for them. loss: mean
     cross-entropy of the rationale, nats per token, where one of them was computed. seed: ``method.seed``.
     """
@@ -38,10 +39,26 @@ class FirstAnswer:
     question: Sequence[int]
     generation: Generation
     seed: int = 0
-    log_probs: Float[Tensor, " rationale"] | None = None
+    likelihood: Likelihood | None = None
     influence: Float[Tensor, " rationale"] | None = None
     both_rows: Influence | None = None
     loss: float | None = None
+
+    @property
+    def log_probs(self) -> Float[Tensor, " rationale"]:
+        """Log-probability of each rationale token, in nats. Raises ``ValueError`` where the trigger did not ask."""
+        return self._known.log_probs[: len(self.generation.ids)]
+
+    @property
+    def entropies(self) -> Float[Tensor, " rationale"]:
+        """Entropy of the distribution of each rationale token, in nats. Raises ``ValueError`` as ``log_probs`` does."""
+        return self._known.entropies[: len(self.generation.ids)]
+
+    @property
+    def _known(self) -> Likelihood:
+        if self.likelihood is None:
+            raise ValueError("the likelihood was not computed: set asks={'likelihood'} in the trigger")
+        return self.likelihood
 
     def draw(self, purpose: str) -> float:
         """A random number in ``(0, 1]`` that depends on ``method.seed``, ``purpose`` and the question alone."""
@@ -92,7 +109,8 @@ class StatisticTrigger:
 
     statistic: a number for an answer; larger means that the answer is less to be trusted. bounds: an answer's
     statistic exceeds the first and never the second, so they are the thresholds "always" and "never".
-    symbol: what tables and pages call the statistic.
+    symbol: what tables and pages call the statistic. rule: the threshold is that of highest accuracy on the dev split,
+    or the statistic's median there, which does not depend on what the second pass does.
     """
 
     name: str
@@ -101,6 +119,7 @@ class StatisticTrigger:
     bounds: tuple[float, float] = (-sys.float_info.max, sys.float_info.max)
     symbol: str = "statistic"
     threshold_from: Threshold = "tau"
+    rule: Rule = "accuracy"
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.asks) - set(get_args(Ask))):
@@ -158,8 +177,24 @@ def _ratio(first: FirstAnswer) -> float:
     return affected_share(first.influence).ratio
 
 
+def _mean_entropy(first: FirstAnswer) -> float:
+    return float(first.entropies.mean())
+
+
+def _mean_surprise(first: FirstAnswer) -> float:
+    return -float(first.log_probs.mean())
+
+
 FLOW = StatisticTrigger("flow", _ratio, {"influence"}, (ALWAYS, NEVER), "R")
 """The paper's trigger (Eqs 11 to 13): R, the share of late rationale tokens with ``s_i`` above beta."""
+ENTROPY = StatisticTrigger("entropy", _mean_entropy, {"likelihood"}, symbol="mean entropy")
+"""The mean entropy of the model's predictions over the rationale, in nats: high where it was unsure."""
+LIKELIHOOD = StatisticTrigger("likelihood", _mean_surprise, {"likelihood"}, symbol="nats per token")
+"""The mean negative log-likelihood of the rationale's tokens."""
+UNSURE = StatisticTrigger("unsure", _mean_entropy, {"likelihood"}, symbol="mean entropy", rule="median")
+"""The mean entropy again, with its median on the dev split as the threshold: half of the answers trigger."""
+CALIBRATED = {trigger.name: trigger for trigger in (FLOW, ENTROPY, LIKELIHOOD, UNSURE)}
+"""Triggers that ship with dpc and are calibrated, by name."""
 ALWAYS_TRIGGER = AlwaysTrigger()
 RANDOM_TRIGGER = RandomTrigger()
 

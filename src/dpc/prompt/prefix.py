@@ -26,6 +26,11 @@ class PromptPrefix:
     def __len__(self) -> int:
         return self.keys[0].shape[1]
 
+    def cut(self, positions: int) -> PromptPrefix:
+        """The first ``positions``."""
+        keys, values = (tuple(part[:, :positions] for part in parts) for parts in (self.keys, self.values))
+        return PromptPrefix(keys, values)
+
 
 @torch.no_grad()
 def compute_prefixes(lm: FrozenLM, prompts: Float[Tensor, "batch prompt d"]) -> list[PromptPrefix]:

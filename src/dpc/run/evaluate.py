@@ -19,9 +19,9 @@ _MOMENT = 0.5
 
 
 def grade(task: Task, example: Example, method: str, answer: Answer) -> Record:
-    """Score both passes of an answer."""
+    """Score the first answer, and the one that counts."""
     first = _score(task, example, answer.first.text)
-    final = first if answer.second is None else _score(task, example, answer.second.text)
+    final = first if answer.final is answer.first else _score(task, example, answer.text)
     return Record(example.id, method, answer, first, final)
 
 

@@ -13,7 +13,7 @@ from dpc.run.data import Data
 from dpc.settings import Settings
 
 # What is chosen before an evaluation, and only some methods need.
-CHOSEN = ("prompt_sha256", "tau", "trigger_rate", "act_sha256")
+CHOSEN = ("prompt_sha256", "others_sha256", "tau", "trigger_rate", "act_sha256")
 
 
 def describe_model(lm: FrozenLM) -> dict[str, Any]:
@@ -61,6 +61,7 @@ def evaluation_inputs(lm: FrozenLM, setup: Setup, data: Data, settings: Settings
         "prompt_sha256": setup.soft_prompt.sha256 if setup.soft_prompt else None,
         "tau": setup.tau_of("flow"),
         "trigger_rate": setup.trigger_rate,
+        "others_sha256": [prompt.sha256 for prompt in setup.others] or None,
         "act_sha256": None if act is None else hashlib.sha256(json.dumps(act).encode()).hexdigest(),
         "data": data.describe(),
         "method": settings.method.model_dump(),
@@ -81,7 +82,7 @@ def with_more_rows(known: dict[str, Any], data: Data) -> dict[str, Any]:
 
 
 def own_method_inputs(method: Method, setup: Setup) -> dict[str, Any]:
-    """What the records of a method from a file of one's own follow from, beside the evaluation's inputs."""
+    """What the records of a method with a file or a trigger of its own follow from, beside the evaluation's inputs."""
     trigger = method.trigger
     threshold = None if trigger is None else setup.need_threshold(method.name, trigger)
     return {"source": method.source, "threshold": threshold}

@@ -133,11 +133,13 @@ def load_setup(
     task: str,
     tau: float | None = None,
     any_corruption: bool = False,
+    others: Sequence[Path | SoftPrompt] = (),
 ) -> Setup:
     """All that ``methods`` are built from: the prompt, and what was chosen for it and is kept beside its adapter.
 
     prompt: folder of an adapter, or the prompt; None where no method needs one. task: what rows will be answered.
-    tau: overrides every calibrated threshold. any_corruption: see ``load_calibration``.
+    tau: overrides every calibrated threshold. any_corruption: see ``load_calibration``. others: further prompts, for
+    methods that use several.
 
     Raises:
         UserError: for a prompt, calibration or search of heads that is missing, damaged, or made for something else. A
@@ -145,7 +147,8 @@ def load_setup(
     """
     soft_prompt = load_prompt(lm, prompt, methods)
     directory = prompt if isinstance(prompt, Path) else None if soft_prompt is None else soft_prompt.directory
-    plain = Setup(soft_prompt, tau, settings.method, act=settings.act)
+    further = tuple(p for each in others if (p := load_prompt(lm, each, methods)) is not None)
+    plain = Setup(soft_prompt, tau, settings.method, act=settings.act, others=further)
     if soft_prompt is None or directory is None:
         return plain
     chosen_on: dict[str, frozenset[str]] = {}
@@ -177,6 +180,7 @@ def load_setup(
         chosen_on=chosen_on,
         calibration=flow,
         notes=tuple(_notes(found, settings, task)),
+        others=further,
     )
 
 

@@ -128,6 +128,7 @@ def calibrate_method(
         [record.score_first.correct for record in records],
         [record.score_final.correct for record in records],
         trigger.bounds,
+        trigger.rule,
     )
     stored = {
         "format": 1,
@@ -191,7 +192,8 @@ def evaluate_methods(
     run.amend("eval", lambda known: with_more_rows(known, data))
     run.enter("eval", made_from, fillable=CHOSEN, recorded=recorded(settings))
     for method in methods:
-        if method.source:
+        # DPC's own threshold is among the inputs of every evaluation.
+        if method.source or method.calibrated not in (None, "flow"):
             run.enter(f"method_{method.name}", own_method_inputs(method, setup))
     run.write_examples(data.examples)
     decoder = Decoder(lm, settings.decoding)

@@ -13,6 +13,7 @@ from dpc.cli.options import (
     Dtype,
     Limit,
     Model,
+    OtherPrompts,
     Output,
     Prompt,
     Revision,
@@ -34,6 +35,7 @@ from dpc.cli.options import (
 def evaluate(
     output: Output,
     prompt: Prompt = None,
+    other_prompts: OtherPrompts = None,
     model: Model = "zoo",
     revision: Revision = None,
     task: TaskName = "zoo",
@@ -56,6 +58,7 @@ def evaluate(
     check_folder(model)
     chosen = settings_for(model, settings)
     folder = None if prompt is None else prompt_folder(prompt)
+    others = [prompt_folder(each) for each in other_prompts or ()]
     rows = load_data(task, split, data, chosen, limit)
     from dpc.cli.progress import command_line, terminal
     from dpc.cli.show_results import show_results
@@ -66,6 +69,6 @@ def evaluate(
     run, values = RunDirectory(output, command_line()), get_methods(names)
     with run.lock(), terminal() as report:
         lm = load_model(model, dtype, device, revision, trust_remote_code, threads)
-        setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau)
+        setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau, others=others)
         results = evaluate_methods(lm, setup, rows, values, chosen, run, report)
     show_results(results, output)

@@ -6,6 +6,7 @@ from __future__ import annotations
 ROOMS = (
     "errors",
     "files",
+    "hub",
     "types",
     "settings",
     "zoo",

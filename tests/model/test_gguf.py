@@ -188,6 +188,7 @@ def test_a_file_on_the_hub_is_named_after_a_colon(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         "dpc.model.gguf_file.cached_file", lambda *args, **kwargs: asked.append((*args, kwargs)) or str(path)
     )
+    monkeypatch.setattr("dpc.model.loading.model_repository", lambda *_: None)
     assert load_outline("someone/some-GGUF:sub/model.Q4_0.gguf", revision="v1").layers == 2
     assert asked == [("someone/some-GGUF", "sub/model.Q4_0.gguf", {"revision": "v1"})]
 

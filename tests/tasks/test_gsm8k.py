@@ -299,8 +299,8 @@ def test_a_hub_that_cannot_be_reached_says_in_one_line_to_pass_a_local_path(tmp_
     output = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert "'openai/gsm8k' is no local path" in output
-    assert "pass a directory with train.jsonl and test.jsonl" in output
+    assert f"openai/gsm8k: is not in the cache {tmp_path / 'hub'} or {tmp_path / 'datasets'}" in output
+    assert "pass --data: a directory with train.jsonl and test.jsonl" in output
     assert output.count("\n") == 1
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpc.errors import UserError
+from dpc.hub import check_repository, model_repository
 from dpc.methods import METHODS
 from dpc.tasks import TASKS
 
@@ -110,6 +111,14 @@ def check_folder(model: str) -> None:
     """
     if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
         raise UserError(f"--model {model}: no such folder or file; expected zoo, a folder, a GGUF file or a hub id")
+
+
+def check_model(model: str, revision: str | None) -> None:
+    """``check_folder``; and raise ``UserError`` for a hub id that neither the hub nor its cache has."""
+    check_folder(model)
+    repository = model_repository(model, revision)
+    if repository is not None:
+        check_repository(repository)
 
 
 def load_model(

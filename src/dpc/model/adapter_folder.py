@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpc.errors import UserError
+from dpc.hub import Repository, hub_or_cache
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -53,8 +54,10 @@ def _downloaded(repository: str, folder: str | None, label: str) -> Path:
     inside = f"{folder}/" if folder else ""
     # Every adapter_config.json, so that an error can say where in the repository adapters are.
     wanted = [f"*{CONFIG_FILE}", f"{inside}{WEIGHTS_FILE}", f"{inside}{PICKLED_WEIGHTS_FILE}", f"{inside}*.json"]
+    asked = Repository(label, repository, file=f"{inside}{CONFIG_FILE}", instead="give the local folder of an adapter")
     try:
-        root = snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["*token*", "*vocab*"])
+        with hub_or_cache(asked):
+            root = snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["*token*", "*vocab*"])
     # Of many types: no such repository, no permission, no network, a name that the hub does not allow.
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:160]

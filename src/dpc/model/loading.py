@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from dpc.errors import UserError
+from dpc.hub import hub_or_cache, model_repository
 from dpc.model.checkpoint import (
     LOADING_ERRORS,
     needs_code,
@@ -69,7 +70,7 @@ def load_lm(
     """
     place = device_of(device)
     kind = dtype_for(dtype, place)
-    with _loading(name), _source(name, revision) as (path, gguf):
+    with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
         before = _stamps(path, gguf, revision, config)
         with bar_on_terminals():
@@ -109,7 +110,7 @@ def load_outline(
     ``revision`` is empty. Arguments and errors are those of ``load_lm``, except errors about weights.
     """
     kind = dtype_for(dtype, device_of(device))
-    with _loading(name), _source(name, revision) as (path, gguf):
+    with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
         stored = gguf.own_dtype if gguf else config.dtype
         own = stored if kind == "auto" else kind

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpc.errors import UserError
+from dpc.hub import Repository, hub_or_cache
 from dpc.settings import TaskSettings
 from dpc.tasks.base import Load, check_split, read_jsonl
 from dpc.types import Example
@@ -43,22 +44,44 @@ def jsonl_loader(name: str, question: str, answer: str, rationale: str | None = 
 
 
 def hub_rows(source: str, config: str | None, split: str, instead: str) -> Iterator[Mapping[str, Any]]:
-    """Rows of a data set of the Hugging Face hub, unchecked.
+    """Rows of a data set of the Hugging Face hub, or of its copies in the cache where it can't be reached; unchecked.
 
     Raises:
         UserError: in one line, with what to pass ``instead``, whatever keeps the data set from loading.
     """
-    try:
-        from datasets import load_dataset
+    # Before the hub is asked: it reads the environment when it is imported.
+    from datasets import load_dataset
 
-        rows = load_dataset(source, config, split=split)
-    # Offline, gated, missing and misspelt data sets raise a dozen unrelated types.
+    try:
+        with hub_or_cache(
+            Repository(source, source, "dataset", file="README.md", instead=f"pass --data: {instead}")
+        ) as cached:
+            rows = _from_cache(source, config, split) if cached else load_dataset(source, config, split=split)
+    except UserError:
+        raise
+    # Damaged and renamed data sets raise a dozen unrelated types.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"{source!r} is no local path and did not load from the Hugging Face hub ({reason}); pass {instead}"
         ) from error
     yield from rows
+
+
+def _from_cache(source: str, config: str | None, split: str) -> Any:
+    """Rows that ``load_dataset`` prepared before, or those in a snapshot that ``hf download`` left."""
+    from datasets import load_dataset
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return load_dataset(source, config, split=split)
+    except Exception as unprepared:
+        try:
+            folder = snapshot_download(source, repo_type="dataset", local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise unprepared from None
+    return load_dataset(folder, config, split=split)
 
 
 def draw_dev(name: str, count: int) -> frozenset[int]:

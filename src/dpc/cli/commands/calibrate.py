@@ -18,7 +18,7 @@ from dpc.cli.options import (
     TaskName,
     Threads,
     TrustRemoteCode,
-    check_folder,
+    check_model,
     load_data,
     load_model,
     own_prompt_folder,
@@ -48,7 +48,7 @@ def calibrate(
     """Choose a trigger's threshold, or ACT's heads, on the dev split, and store it beside the adapter."""
     if split == "test":
         raise UserError(f"--split test: what {method} chooses on test rows spoils the test; expected dev or train")
-    check_folder(model)
+    check_model(model, revision)
     prompt = own_prompt_folder(prompt)
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)

@@ -23,7 +23,7 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folder,
+    check_model,
     load_data,
     load_model,
     method_names,
@@ -55,7 +55,7 @@ def evaluate(
 
     names = method_names(methods)
     check_methods(names)
-    check_folder(model)
+    check_model(model, revision)
     chosen = settings_for(model, settings)
     folder = None if prompt is None else prompt_folder(prompt)
     others = [prompt_folder(each) for each in other_prompts or ()]

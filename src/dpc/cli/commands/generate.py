@@ -22,7 +22,7 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folder,
+    check_model,
     load_model,
     prompt_folder,
     settings_for,
@@ -61,7 +61,7 @@ def generate(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_folder(model)
+    check_model(model, revision)
     chosen, known = settings_for(model, settings), get_task(task)
     folder = None if prompt is None else prompt_folder(prompt)
     questions = read_questions(source, limit)

@@ -18,7 +18,7 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folder,
+    check_model,
     load_model,
     prompt_folder,
     settings_for,
@@ -45,7 +45,7 @@ def lab(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_folder(model)
+    check_model(model, revision)
     chosen, known = settings_for(model, settings), get_task(task)
     folder = prompt_folder(prompt)
     from dpc.cli.lab import run_lab

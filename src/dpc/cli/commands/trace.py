@@ -19,7 +19,7 @@ from dpc.cli.options import (
     Tau,
     Threads,
     TrustRemoteCode,
-    check_folder,
+    check_model,
     load_model,
     prompt_folder,
     settings_for,
@@ -52,7 +52,7 @@ def trace(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_folder(model)
+    check_model(model, revision)
     for path, option in ((html, "--html"), (npz, "--npz")):
         if path is not None:
             check_output(path, option)

@@ -17,7 +17,7 @@ from dpc.cli.options import (
     TaskName,
     Threads,
     TrustRemoteCode,
-    check_folder,
+    check_model,
     load_data,
     load_model,
     settings_for,
@@ -37,7 +37,7 @@ def tune(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Tune a soft prompt on the train split; the best on the dev split is kept as a PEFT adapter."""
-    check_folder(model)
+    check_model(model, revision)
     chosen = settings_for(model, settings)
     train, dev = load_data(task, "train", data, chosen), load_data(task, "dev", data, chosen)
     from dpc.cli.progress import terminal

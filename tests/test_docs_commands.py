@@ -28,7 +28,8 @@ def commands_in(text: str) -> Iterator[str]:
     """Lines of code blocks that begin with ``dpc``, with continued lines joined, and commands within a sentence."""
     for fence in FENCE.findall(text):
         lines = fence.replace("\\\n", "").splitlines()  # as a shell joins them
-        yield from (line.strip() for line in lines if line.strip().startswith("dpc "))
+        stripped = (line.strip().removeprefix("srun ") for line in lines)
+        yield from (line for line in stripped if line.startswith("dpc "))
     yield from re.findall(r"^ {4}(dpc .*)$", text, re.MULTILINE)
     # A command's name alone, as in "`dpc bench` measures", has no arguments to check.
     yield from (found for found in INLINE.findall(FENCE.sub("", text)) if len(found.split()) > 2)
@@ -53,6 +54,10 @@ def test_commands_in_documents_are_valid(document: Path) -> None:
             parse(command)
         except Exception as error:
             raise AssertionError(f"{document.relative_to(ROOT)}: {command!r}: {error}") from error
+
+
+def test_commands_after_srun_are_checked() -> None:
+    assert list(commands_in("```sh\nsrun dpc run --output X\nhf download a/b\n```")) == ["dpc run --output X"]
 
 
 def test_an_unknown_command_or_option_is_reported() -> None:

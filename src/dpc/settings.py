@@ -45,7 +45,9 @@ class TuningSettings(_Group):
     )
     evaluate_every: int = Field(100, ge=1, description="updates between two looks at the dev rows")
     dev_limit: int = Field(200, ge=1, description="dev rows looked at while tuning; more choose better and cost more")
-    checkpoint_every: int = Field(50, ge=1, description="updates between two checkpoints; what a kill can cost")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="time between two checkpoints; what a kill can cost; 0: one after each update"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of initial vectors and the order of rows")
     autocast: Autocast = Field(
         "auto", description="bfloat16 for a float32 model on a GPU that has it; the prompt stays float32"
@@ -59,6 +61,10 @@ class TuningSettings(_Group):
     shared_prompt: bool = Field(
         True, description="run the prompt through the model once for all rows of a pass; false: in front of each"
     )
+
+    def deciding(self) -> dict[str, Any]:
+        """What a tuned prompt depends on: everything but how often checkpoints are written."""
+        return self.model_dump(exclude={"checkpoint_seconds"})
 
 
 class MethodSettings(_Group):

@@ -11,7 +11,7 @@ from dpc.records.directory import RecordFile
 
 SMALL = [
     *("--set", "tuning.steps=6", "--set", "tuning.length=6", "--set", "tuning.evaluate_every=3"),
-    *("--set", "tuning.dev_limit=8", "--set", "tuning.checkpoint_every=2", "--set", "decoding.batch_size=16"),
+    *("--set", "tuning.dev_limit=8", "--set", "tuning.checkpoint_seconds=0", "--set", "decoding.batch_size=16"),
 ]
 
 

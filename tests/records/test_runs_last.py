@@ -26,7 +26,7 @@ from tests.tiny_rows import TEST, write_model, write_rows
 # Answers of a few tokens, a prompt of a few updates: a whole run in a second.
 SMALL = [
     *("--set", "tuning.steps=4", "--set", "tuning.length=4", "--set", "tuning.evaluate_every=2"),
-    *("--set", "tuning.checkpoint_every=2", "--set", "decoding.max_new_tokens=6", "--set", "decoding.batch_size=3"),
+    *("--set", "tuning.checkpoint_seconds=0", "--set", "decoding.max_new_tokens=6", "--set", "decoding.batch_size=3"),
     *("--set", "act.rows=2", "--set", "act.max_heads=2"),
     *("--methods", "pretrained,prompt_tuning,act,dpc,all_corruption", "--no-analyze", "--dtype", "float32"),
 ]

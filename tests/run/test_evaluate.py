@@ -101,9 +101,9 @@ def test_every_step_is_reported_with_the_share_that_is_right(lm: FrozenLM, setup
     watch, file = Watch(), RecordFile(tmp_path / "records.jsonl")
     made = run(lm, setup, file, watch)
     assert {(step.stage, step.total) for step in watch.seen} == {("dpc", 10)}
-    assert [step.done for step in watch.seen] == list(range(1, 11))
+    assert [step.done for step in watch.seen] == list(range(11))
     right = [record.score_final.correct for record in file.read()]
-    assert [step.note for step in watch.seen] == [f"{sum(right[:n]) / n:.1%} right" for n in range(1, 11)]
+    assert [step.note for step in watch.seen] == ["", *(f"{sum(right[:n]) / n:.1%} right" for n in range(1, 11))]
     assert {record.method for record in made} == {"dpc"}
 
 

@@ -68,6 +68,8 @@ class Collector:
         # Instances of similar length together, which saves padding.
         left = sorted((i for i in instances if i.example.id not in found), key=lambda i: len(i.rationale))
         size = self.evaluation.saliency_batch_size
+        if progress and left:
+            progress(len(found), len(instances))
         for start in range(0, len(left), size):
             batch = left[start : start + size]
             lm, prompt = self._loaded

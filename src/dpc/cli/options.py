@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,6 +85,7 @@ def load_data(task: str, split: str, source: str | None, settings: Settings, lim
     from dpc.run.data import Data
     from dpc.tasks import get_task
 
+    quiet_datasets()
     return Data.load(get_task(task), split, source, limit, settings.task)
 
 
@@ -130,14 +132,17 @@ def load_model(
     threads: int | None = None,
 ) -> FrozenLM:
     """A frozen model, loaded without transformers' messages on the terminal."""
-    from dpc.model.loading import load_lm
-    from dpc.model.notices import notices
+    from dpc.cli.log_lines import told_while_slow
 
-    quiet_transformers()
-    set_threads(threads)
-    if model.lower().endswith(".gguf"):
-        _say(f"unpacking the weights of {model}, which can take a minute")
-    lm = load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    with told_while_slow(f"loading {model}"):
+        from dpc.model.loading import load_lm
+        from dpc.model.notices import notices
+
+        quiet_transformers()
+        set_threads(threads)
+        if model.lower().endswith(".gguf"):
+            _say(f"unpacking the weights of {model}, which can take a minute")
+        lm = load_lm(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
     for notice in notices(lm):
         _say(notice)
     return lm
@@ -159,6 +164,13 @@ def _say(notice: str) -> None:
     from dpc.cli.progress import screen
 
     screen.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
+
+
+def quiet_datasets() -> None:
+    """Keep the bars of the library datasets, which are redrawn by control characters, out of logs."""
+    if not sys.stderr.isatty():
+        # Read when it is imported, which takes a second, and only rows of the hub need it.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def quiet_transformers() -> None:

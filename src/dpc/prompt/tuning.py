@@ -37,16 +37,16 @@ HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class TuningProgress:
-    """Progress of tuning after an update.
+    """Progress of tuning before the first update and after each.
 
-    loss: mean over the target tokens of the update's rows, before the update, in nats. dev_loss (in the same unit) and
-    dev_accuracy: None if this step did not measure them. tokens_per_second: tokens of prompt, question and target;
-    time for evaluation is left out.
+    loss: mean over the target tokens of the update's rows, before the update, in nats; None before the first update.
+    dev_loss (in the same unit) and dev_accuracy: None if this step did not measure them. tokens_per_second: tokens of
+    prompt, question and target; time for evaluation is left out.
     """
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
     dev_loss: float | None
     dev_accuracy: float | None
     tokens_per_second: float
@@ -83,11 +83,13 @@ def tune(
     train, dev: (question, target) texts, the target with its leading space. dev_accuracy: returns a prompt's accuracy
     on the dev questions, in 0 to 1; called every ``evaluate_every`` updates and after the last. The prompt of highest
     accuracy is kept (ties: lower dev loss, then the earlier one); without dev rows and dev_accuracy, the last one.
-    init_text: for init ``text``; the first training row if None. progress: called after every update. resume: continue
-    from the checkpoint in ``output``, if there is one. provenance: JSON values for ``dpc.json``.
+    init_text: for init ``text``; the first training row if None. progress: called before the first update and after
+    each; what is done by then is kept if it raises. resume: continue from the checkpoint in ``output``, if there is
+    one. provenance: JSON values for ``dpc.json``.
 
-    ``output`` also gets ``history.jsonl``, with one line per update. During tuning it holds a checkpoint, which Ctrl-C
-    writes too. On a CPU, the prompt of a resumed run is bitwise that of an uninterrupted run.
+    ``output`` also gets ``history.jsonl``, with one line per update. During tuning it holds a checkpoint: of every
+    ``checkpoint_seconds``, of the last update, and of the moment when tuning is interrupted or runs out of memory. On a
+    CPU, the prompt of a resumed run is bitwise that of an uninterrupted run.
     Raises ``UserError`` for rows that are empty or too long, an ``output`` that is in use, a checkpoint of other
     settings, rows or weights, a loss that is not finite, and a file that can't be written.
     """
@@ -140,7 +142,10 @@ def _first_state(job: _Job, init_text: str | None) -> TuningState:
 
 def _run(job: _Job, state: TuningState, progress: Callable[[TuningProgress], None] | None) -> TuningState:
     settings, began, first_step, busy, tokens = job.settings, time.perf_counter(), state.step, 0.0, 0
+    checkpoint, saved, saved_at = job.output / CHECKPOINT_FILE, state.step, began
     try:
+        if progress and state.step < job.steps:
+            progress(TuningProgress(state.step, job.steps, None, None, None, 0.0, math.inf))
         for rows in islice(_updates(job, state.step), job.steps - state.step):
             update_began = time.perf_counter()
             gradient, loss = _gradient(job, state.vectors, rows)
@@ -149,14 +154,18 @@ def _run(job: _Job, state: TuningState, progress: Callable[[TuningProgress], Non
             tokens += sum(settings.length + len(question) + len(target) for question, target in rows)
             dev_loss, dev_accuracy = _measure(job, updated)
             state = _record(job, updated, loss, dev_loss, dev_accuracy)
-            if state.step % settings.checkpoint_every == 0:
-                save_checkpoint(job.output / CHECKPOINT_FILE, state, job.inputs)
+            now = time.perf_counter()
+            # After the last one too: what follows loads PEFT and can be interrupted.
+            if now - saved_at >= settings.checkpoint_seconds or state.step == job.steps:
+                save_checkpoint(checkpoint, state, job.inputs)
+                saved, saved_at = state.step, now
             if progress:
-                left = (time.perf_counter() - began) / (state.step - first_step) * (job.steps - state.step)
+                left = (now - began) / (state.step - first_step) * (job.steps - state.step)
                 progress(TuningProgress(state.step, job.steps, loss, dev_loss, dev_accuracy, tokens / busy, left))
-    except KeyboardInterrupt:
-        if state.step > first_step:
-            save_checkpoint(job.output / CHECKPOINT_FILE, state, job.inputs)
+    # RuntimeError is what torch raises where it is out of memory.
+    except (KeyboardInterrupt, MemoryError, RuntimeError):
+        if state.step > saved:
+            save_checkpoint(checkpoint, state, job.inputs)
         raise
     return state
 
@@ -265,7 +274,7 @@ def _inputs(
         return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
     return {
-        "settings": settings.model_dump(),
+        "settings": settings.deciding(),
         "training_rows": sha256([list(row) for row in train]),
         "dev_rows": sha256([list(row) for row in dev]),
         "init_text": init_text and sha256(init_text),

@@ -148,6 +148,8 @@ def search_heads(
         return tuple(data.task.score(example, answer.text).correct for example, answer in scored)
 
     baseline = right()
+    if len(tried) < len(heads):
+        report.progress(Progress("act", len(tried), len(heads)))
     for layer, head in heads[len(tried) :]:
         tried.append(TriedHead(layer, head, right((layer, head))))
         write_atomically(file, "".join(json.dumps(asdict(each)) + "\n" for each in tried).encode())

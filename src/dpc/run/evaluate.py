@@ -70,6 +70,8 @@ def evaluate_method(
     correct = sum(record.score_final.correct for record in made.values())
     left = [index for index, example in enumerate(examples) if example.id not in made]
     max_new_tokens = decoder.settings.max_new_tokens or task.max_new_tokens
+    if left:
+        report.progress(Progress(stage or method.name, len(made), len(examples)))
     for answers in _few_at_a_time(runner.answer(decoder, [questions[i] for i in left], max_new_tokens)):
         new = [grade(task, examples[left[index]], method.name, answer) for index, answer in answers]
         file.append(new)
@@ -81,12 +83,20 @@ def evaluate_method(
 
 
 def _few_at_a_time(answers: Iterator[tuple[int, Answer]]) -> Iterator[list[tuple[int, Answer]]]:
-    """Answers of half a second together: writing each record by itself would take longer than making it."""
+    """Answers of half a second together: writing each record by itself would take longer than making it.
+
+    What was answered before an interrupt or an error is given before that is raised.
+    """
     few, began = [], time.monotonic()
-    for answer in answers:
-        few.append(answer)
-        if time.monotonic() - began >= _MOMENT:
+    try:
+        for answer in answers:
+            few.append(answer)
+            if time.monotonic() - began >= _MOMENT:
+                yield few
+                few, began = [], time.monotonic()
+    except (KeyboardInterrupt, MemoryError, RuntimeError):
+        if few:
             yield few
-            few, began = [], time.monotonic()
+        raise
     if few:
         yield few

@@ -33,7 +33,7 @@ def tuning_inputs(lm: FrozenLM, train: Data, dev: Data, settings: Settings) -> d
         "model": describe_model(lm),
         "train": train.describe(),
         "dev": dev.describe(),
-        "tuning": settings.tuning.model_dump(),
+        "tuning": settings.tuning.deciding(),
         "max_new_tokens": _max_new_tokens(settings, dev),
     }
 

@@ -8,9 +8,10 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is. stage: ``tune``, ``calibrate``, ``act``, ``analyze``, or the method that answers.
+    """How far a stage is, before its first step and after each.
 
-    done of total: updates, rows, heads or instances, as the stage counts. note: its figures so far, in words.
+    stage: ``tune``, ``calibrate``, ``act``, ``analyze``, or the method that answers. done of total: updates, rows,
+    heads or instances, as the stage counts. note: its figures so far, in words.
     """
 
     stage: str
@@ -24,7 +25,7 @@ class Reporter(Protocol):
     """Shows progress and messages: a terminal, a notebook, or nothing."""
 
     def progress(self, progress: Progress) -> None:
-        """Called after every step of a stage."""
+        """Called before the first step of a stage and after each, which is kept by then, if this raises."""
         ...
 
     def say(self, text: str) -> None:

@@ -81,7 +81,9 @@ def _tuning_notes(report: Reporter) -> Callable[[TuningProgress], None]:
         nonlocal dev
         if progress.dev_accuracy is not None:
             dev = f", dev {progress.dev_accuracy:.1%}"
-        note = f"loss {progress.loss:.3f}{dev}, {progress.tokens_per_second:,.0f} tokens/s"
+        note = ""
+        if progress.loss is not None:
+            note = f"loss {progress.loss:.3f}{dev}, {progress.tokens_per_second:,.0f} tokens/s"
         report.progress(Progress("tune", progress.step, progress.steps, note))
 
     return show

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -90,7 +91,13 @@ class Worker:
         # -P: no module of the current directory may stand in for one of the standard library.
         command = [sys.executable, "-P", "-m", "dpc.tasks.math_worker", str(self._cpu_seconds)]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        # Ctrl-C and a cluster's signals reach all processes of a job. A worker that they end would grade as different
+        # what is compared while this process finishes its step. A child inherits what is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self._exchange(self._process, b"") != READY:
             raise UserError("math-verify does not start in a worker process; try: python -c 'import math_verify'")
         return self._process

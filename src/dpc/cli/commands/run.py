@@ -17,6 +17,7 @@ from dpc.cli.options import (
     check_folder,
     load_model,
     method_names,
+    quiet_datasets,
     quiet_transformers,
 )
 from dpc.errors import UserError
@@ -94,6 +95,7 @@ def run(
     }
     draft = draft_recipe(recipe, options, settings or [])
     check_folder(draft.recipe.model)
+    quiet_datasets()
     quiet_transformers()
     from dpc.cli.show_plan import show_plan
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
@@ -17,7 +19,7 @@ from dpc.errors import UserError
 from dpc.hub import Repository, _ask, check_repository, hub_or_cache, model_repository
 from dpc.model.loading import load_lm
 from dpc.tasks import get_task
-from tests.loopback_hub import black_hole, cached_model, loopback_hub
+from tests.loopback_hub import COMMIT, black_hole, cached_model, loopback_hub
 from tests.model.checkpoints import save, tiny_model
 
 Endpoint = Callable[[str], None]
@@ -161,6 +163,27 @@ def test_paths_and_the_embedded_model_are_no_repositories(tmp_path: Path) -> Non
         assert model_repository(name) is None
     packed = model("ada/models:sub/q4.GGUF", "v1")
     assert (packed.id, packed.file, packed.revision) == ("ada/models", "sub/q4.GGUF", "v1")
+
+
+@pytest.mark.slow
+def test_rows_that_hf_download_left_are_loaded_without_the_hub(
+    cache: Path, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"question": f"{n}?", "answer": f"so\n#### {n}"} for n in range(10)]
+    snapshot = cache / "datasets--openai--gsm8k" / "snapshots" / COMMIT
+    (snapshot / "main").mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    files = []
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), snapshot / "main" / f"{split}.parquet")
+        files.append(f"  - split: {split}\n    path: main/{split}.parquet\n")
+    header = "---\nconfigs:\n- config_name: main\n  data_files:\n"
+    (snapshot / "README.md").write_text(header + "".join(files) + "---\n")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "prepared"))
+    endpoint("http://127.0.0.1:9")
+    assert [len(get_task("gsm8k").load(split, None)) for split in ("train", "dev", "test")] == [8, 2, 10]
 
 
 LOAD = """

@@ -96,7 +96,7 @@ def check_repository(repository: Repository) -> Absence | None:
 
     The hub is asked for the headers of one file, at most once a minute, through the proxy and at the ``HF_ENDPOINT``
     that are set. Nothing is asked where ``HF_HUB_OFFLINE`` is set. Loads no torch.
-    Raises ``UserError`` for an id that can't be one, and where the hub does not give a model that is not in the cache.
+    Raises ``UserError`` for an id that can't be one, and where the hub does not give what is not in the cache.
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import HFValidationError
@@ -111,7 +111,7 @@ def check_repository(repository: Repository) -> Absence | None:
         absence: Absence | None = Absence(False, "HF_HUB_OFFLINE is set, so the hub is not asked")
     else:
         absence = _ask(repository, constants.ENDPOINT, int(time.monotonic() // _REMEMBERED_SECONDS))
-    if absence is not None and repository.kind == "model" and not _is_cached(repository):
+    if absence is not None and not _is_cached(repository):
         raise absence.error(repository, f"is not in the cache {cache_directories(repository.kind)}")
     return absence
 
@@ -120,16 +120,29 @@ def cache_directories(kind: Literal["model", "dataset"]) -> str:
     """Where copies of repositories are looked for."""
     from huggingface_hub import constants
 
-    rows = os.environ.get("HF_DATASETS_CACHE", os.path.join(constants.HF_HOME, "datasets"))
-    return constants.HF_HUB_CACHE if kind == "model" else f"{constants.HF_HUB_CACHE} or {rows}"
+    return constants.HF_HUB_CACHE if kind == "model" else f"{constants.HF_HUB_CACHE} or {_prepared_rows()}"
+
+
+def _prepared_rows() -> Path:
+    """Where the library datasets keeps the rows that it loaded once. It takes a second to import."""
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets"))
 
 
 def _is_cached(repository: Repository) -> bool:
     from huggingface_hub import constants
 
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "").replace("/", "")
+
     # Of any revision, and maybe not whole: loading says more.
     folder = f"{repository.kind}s--{repository.id.replace('/', '--')}"
-    return os.path.isdir(os.path.join(constants.HF_HUB_CACHE, folder, "snapshots"))
+    if os.path.isdir(os.path.join(constants.HF_HUB_CACHE, folder, "snapshots")):
+        return True
+    rows = _prepared_rows()
+    kept = rows.iterdir() if repository.kind == "dataset" and rows.is_dir() else ()
+    return any(plain(path.name) == plain(repository.id) for path in kept)
 
 
 @lru_cache(maxsize=64)

@@ -283,6 +283,8 @@ def test_the_hub_copy_is_asked_for_its_official_splits(monkeypatch: pytest.Monke
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr("dpc.hub.check_repository", lambda repository: None)
+    monkeypatch.setattr("dpc.tasks.sources.check_repository", lambda repository: None)
     assert len(TASK.load("dev")) == len(TASK.load("train")) == 2
     assert asked == [
         ("deepmind/aqua_rat", "raw", name) for name in ("validation", "test", "train", "validation", "test")

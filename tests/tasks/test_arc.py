@@ -132,6 +132,8 @@ def test_the_hub_copy_is_asked_for_its_config(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr("dpc.hub.check_repository", lambda repository: None)
+    monkeypatch.setattr("dpc.tasks.sources.check_repository", lambda repository: None)
     assert [len(TASK.load(split)) for split in COUNTS] == [1, 1, 1]
     # A split is compared with those after it.
     names = ("train", "validation", "test", "validation", "test", "test")

@@ -285,6 +285,8 @@ def test_a_hub_id_is_loaded_with_its_config(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr("dpc.hub.check_repository", lambda repository: None)
+    monkeypatch.setattr("dpc.tasks.sources.check_repository", lambda repository: None)
     assert len(TASK.load("dev", None)) == 2
     assert len(TASK.load("test", "some/copy")) == 10
     assert asked == [("openai/gsm8k", "main", "train"), ("some/copy", "main", "test")]

@@ -242,6 +242,8 @@ def test_the_hub_copy_is_read_subject_by_subject(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr("dpc.hub.check_repository", lambda repository: None)
+    monkeypatch.setattr("dpc.tasks.sources.check_repository", lambda repository: None)
     assert len({e.id for e in TASK.load("test", None)}) == 14
     assert asked == [("EleutherAI/hendrycks_math", subject, "test") for subject in SUBJECTS]
     assert len(TASK.load("test", "HuggingFaceH4/MATH-500")) == 2

@@ -188,6 +188,8 @@ def test_a_hub_copy_without_chains_can_be_asked_but_not_tuned_on(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr("dpc.hub.check_repository", lambda repository: None)
+    monkeypatch.setattr("dpc.tasks.sources.check_repository", lambda repository: None)
     (example,) = TASK.load("test", "renma/ProntoQA")
     assert asked == [("renma/ProntoQA", None, "validation")]
     assert TASK.score(example, "The answer is True.").correct

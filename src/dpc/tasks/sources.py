@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpc.errors import UserError
-from dpc.hub import Repository, hub_or_cache
+from dpc.hub import Repository, check_repository, hub_or_cache
 from dpc.settings import TaskSettings
 from dpc.tasks.base import Load, check_split, read_jsonl
 from dpc.types import Example
@@ -49,13 +49,13 @@ def hub_rows(source: str, config: str | None, split: str, instead: str) -> Itera
     Raises:
         UserError: in one line, with what to pass ``instead``, whatever keeps the data set from loading.
     """
-    # Before the hub is asked: it reads the environment when it is imported.
+    repository = Repository(source, source, "dataset", file="README.md", instead=f"pass --data: {instead}")
+    check_repository(repository)
+    # Outside of hub_or_cache: when it is imported, which takes a second, it reads whether the hub may be asked.
     from datasets import load_dataset
 
     try:
-        with hub_or_cache(
-            Repository(source, source, "dataset", file="README.md", instead=f"pass --data: {instead}")
-        ) as cached:
+        with hub_or_cache(repository) as cached:
             rows = _from_cache(source, config, split) if cached else load_dataset(source, config, split=split)
     except UserError:
         raise

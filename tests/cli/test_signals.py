@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,14 @@ from tests.cli.commands import SMALL, dpc, uncalibrated
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 GO_ON = "what was computed is kept: give the same command again to go on"
+
+
+@pytest.fixture(autouse=True)
+def as_in_the_foreground() -> Iterator[None]:
+    """Ctrl-C is not ignored, as it is by what a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def raise_signal(number: int) -> None:
@@ -154,7 +162,7 @@ def test_a_worker_that_grades_outlives_the_signals_of_its_group() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError])
 def test_ctrl_c_while_a_command_starts_leaves_no_traceback(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def import_torch(*_: object) -> None:
         try:
@@ -163,7 +171,7 @@ def test_ctrl_c_while_a_command_starts_leaves_no_traceback(
             raise error from interrupt  # as a half imported library does
 
     monkeypatch.setattr("dpc.cli.commands.eval.load_data", import_torch)
-    assert run_command(["eval", "--output", "never"]) == 130
+    assert run_command(["eval", "--output", str(tmp_path / "never")]) == 130
     assert capsys.readouterr().err == f"\ninterrupted; {GO_ON}\n"
 
 

@@ -22,7 +22,7 @@ from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt, init_prompt, load_adapter
 from dpc.prompt.target_loss import encode_rows, target_loss
 from dpc.prompt.tuning import TuningProgress, learning_rate, tune
-from dpc.prompt.tuning_state import Best, TuningState, adamw, load_checkpoint
+from dpc.prompt.tuning_state import Best, load_checkpoint
 from dpc.settings import TuningSettings
 from tests.tiny_models import CONTEXT, tiny_lm
 
@@ -79,20 +79,6 @@ def stop_at(step: int, error: type[BaseException] = Killed) -> Callable[[TuningP
             raise error
 
     return progress
-
-
-def test_adamw_is_that_of_torch() -> None:
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(4, 5, generator=generator)
-    state = TuningState(0, start, torch.zeros_like(start), torch.zeros_like(start))
-    parameter = torch.nn.Parameter(start.clone())
-    optimizer = torch.optim.AdamW([parameter], weight_decay=0.1)
-    for step in range(6):
-        rate, gradient = 0.01 * (step + 1), torch.randn(4, 5, generator=generator)
-        state = adamw(state, gradient, rate, weight_decay=0.1)
-        optimizer.param_groups[0]["lr"], parameter.grad = rate, gradient
-        optimizer.step()
-        torch.testing.assert_close(state.vectors, parameter.detach(), rtol=1e-6, atol=1e-7)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero_along_a_cosine() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.records.directory import RecordFile, RunDirectory
 from dpc.records.results import CostSum
 from dpc.records.summary import summarize
-from dpc.run.evaluate import evaluate_method
+from dpc.run.evaluate import _few_at_a_time, evaluate_method
 from dpc.run.reporter import Progress, Silent
 from dpc.settings import DecodingSettings
 from dpc.types import Answer, Cost, Decision, Evidence, Example, Generation, Record, Score
@@ -95,6 +97,21 @@ def test_a_killed_evaluation_goes_on_and_equals_one_that_ran_through(
     assert evidence(again) == [found and About(found, 1e-4) for found in evidence(whole)]
     assert killed.read()[: len(kept)] == kept
     assert len(killed.read()) == len(EXAMPLES)
+
+
+def test_answers_that_wait_to_be_written_are_kept_where_the_next_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dpc.run.evaluate._MOMENT", 60.0)
+
+    def answers() -> Iterator[Any]:
+        yield from (0, 1)
+        raise KeyboardInterrupt
+
+    together = _few_at_a_time(answers())
+    assert next(together) == [0, 1]
+    with pytest.raises(KeyboardInterrupt):
+        next(together)
 
 
 def test_every_step_is_reported_with_the_share_that_is_right(lm: FrozenLM, setup: Setup, tmp_path: Path) -> None:

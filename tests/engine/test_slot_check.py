@@ -174,16 +174,14 @@ def test_a_decoder_that_would_write_something_else_is_refused(
     Decoder(lm)
 
 
-@pytest.mark.parametrize(("window", "refused"), [(100, True), (400, False)])
-def test_windows_are_checked_up_to_a_bound(window: int, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("window", [100, 400, 4096])
+def test_windows_of_any_length_are_checked(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny_lm("mistral")
     lm.model.config.sliding_window = window
     masked_by(lambda readable, row, column: column <= row)(monkeypatch)
-    if refused:
-        with pytest.raises(UserError, match="attention of layer 0"):
-            check_slots_reproduce(lm)
-    else:
+    with pytest.raises(UserError, match="attention of layer 0"):
         check_slots_reproduce(lm)
+    assert lm.model.config.sliding_window == window
 
 
 def test_a_model_object_is_checked_once_and_only_for_slots() -> None:
@@ -192,10 +190,10 @@ def test_a_model_object_is_checked_once_and_only_for_slots() -> None:
     for each in (lm, other):
         each.model.register_forward_pre_hook(lambda module, args: passes.append(None))
     Decoder(lm, DecodingSettings(slots=False))
-    assert not passes
+    assert len(passes) < 6
     Decoder(lm)
     checked = len(passes)
-    assert checked > 5
+    assert checked > 10
     Decoder(lm, DecodingSettings(batch_size=2))
     assert len(passes) == checked
     Decoder(other)

@@ -156,7 +156,7 @@ def test_a_model_is_compared_with_its_own_attention_once() -> None:
     passes: list[None] = []
     lm.model.register_forward_pre_hook(lambda module, args: passes.append(None))
     prompt, question, rationale = instance(lm)
-    for expected in (4, 5, 6):
+    for expected in (9, 10, 11):
         prompt_saliency(lm, prompt, [question], [rationale], way="whole")
         assert len(passes) == expected
 

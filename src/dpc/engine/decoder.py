@@ -15,6 +15,7 @@ from dpc.engine.slot_model import SlotModel
 from dpc.engine.slots import SlotDecoder
 from dpc.errors import UserError
 from dpc.model.lm import FrozenLM
+from dpc.model.own_check import check_own_passes
 from dpc.prompt.prefix import PrefixStore
 from dpc.settings import DecodingSettings
 from dpc.types import Generation
@@ -28,6 +29,7 @@ class Decoder:
 
     def __init__(self, lm: FrozenLM, settings: DecodingSettings | None = None) -> None:
         self.lm, self.settings = lm, settings or DecodingSettings()
+        check_own_passes(lm)
         self.prefixes = PrefixStore(lm, self.settings.prefixes)
         self._waiting: list[Request] = []
         self._busy = False

@@ -33,6 +33,7 @@ from dpc.model.eager_check import (
     require_equal,
 )
 from dpc.model.lm import FrozenLM
+from dpc.model.short_windows import short_windows
 from dpc.prompt.prefix import PromptPrefix, compute_prefixes
 
 # Largest relative Frobenius error of an attention module's output, over the tokens of one row and on equal inputs.
@@ -64,7 +65,7 @@ def check_slots_reproduce(lm: FrozenLM) -> None:
     missing = sorted(set(range(lm.layers)) - set(modules))
     if missing:
         raise UserError(f"model {lm.name!r}: no softmax attention in layers {missing}, expected it in all; {SUPPORTED}")
-    with torch.inference_mode():
+    with torch.inference_mode(), short_windows(lm.model):
         _compare_passes(_Comparison(lm, modules))
     _REPRODUCED.add(lm.model)
 
@@ -74,7 +75,8 @@ def _compare_passes(comparison: _Comparison) -> None:
     generator = torch.Generator().manual_seed(0)
     counts = (_PROMPT, length - _PROMPT, 12 + 3 + 1 + 1)
     ids = [torch.randint(lm.vocab_size, (count,), generator=generator).tolist() for count in counts]
-    vectors = lm.embed(torch.tensor(ids[0], device=lm.device))
+    # Reversed: virtual tokens are not embeddings of tokens.
+    vectors = lm.embed(torch.tensor(ids[0], device=lm.device)).flip(-1)
     long, short = comparison.alone(vectors, ids[1]), comparison.alone(vectors[:0], ids[2])
     slots, prefix = SlotModel(lm, 4, recorded=False), comparison.prefix(vectors, long)
     slots.insert([3, 0], [prefix, None])

@@ -28,6 +28,7 @@ from dpc.model.attention_call import AttentionCall, grouped_matmul
 from dpc.model.capture import capture_attention
 from dpc.model.eager_check import check_reproduces
 from dpc.model.lm import FrozenLM
+from dpc.model.own_check import check_own_passes
 from dpc.prompt.prefix import PromptPrefix, compute_prefixes
 from dpc.types import IGNORED_LABEL, HeadReduction, Saliency, Spans
 
@@ -314,6 +315,7 @@ def _require_ready(
     questions: Sequence[Sequence[int]],
     rationales: Sequence[Sequence[int]],
 ) -> None:
+    check_own_passes(lm)
     check_reproduces(lm)
     prompt, width = soft_prompt.shape
     if width != lm.hidden_size or not prompt:

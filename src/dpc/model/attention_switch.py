@@ -9,21 +9,24 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class AttentionImplementation:
-    """The attention function of one model. It collects the configs that name it once, because that is slow."""
+    """The attention function of one model. It collects the configs that name it once, because that is slow.
+
+    configs: each once, parents before their sub-configs.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._configs = _configs(model)
+        self.configs = _configs(model)
 
     def in_use(self) -> set[str | None]:
         """The names of the implementations that parts of the model use now."""
-        return {config._attn_implementation for config in self._configs}
+        return {config._attn_implementation for config in self.configs}
 
     @contextmanager
     def switched(self, name: str) -> Iterator[None]:
         """Use the registered implementation ``name``. Restored on exit, also on an error."""
-        before = [(config, config._attn_implementation) for config in self._configs]
+        before = [(config, config._attn_implementation) for config in self.configs]
         try:
-            for config in self._configs:
+            for config in self.configs:
                 config._attn_implementation = name
             yield
         finally:

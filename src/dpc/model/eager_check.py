@@ -21,6 +21,7 @@ from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
 from dpc.model.capture import SUPPORTED, layer_index, observed_attention, require_interface
 from dpc.model.lm import FrozenLM
+from dpc.model.short_windows import LONGEST_WINDOW, WINDOWS, short_windows
 
 _REFERENCE = "dpc_eager_reference"
 
@@ -29,8 +30,8 @@ _LAYER_TOLERANCE = 1e-4
 # Largest error of a whole forward pass: rounding accumulates, and in 16 bits may route a token to another expert.
 _PASS_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 _PASS_TOLERANCE_16_BITS = 0.5
-# Positions of the checked sequence; sliding windows up to _LONGEST_WINDOW positions are exceeded by _PAST_WINDOW.
-_LENGTH, _LONGEST_WINDOW, _PAST_WINDOW = 32, 128, 16
+# Positions of the checked sequence. Windows up to LONGEST_WINDOW are exceeded by _PAST_WINDOW, others shortened.
+_LENGTH, _PAST_WINDOW = 32, 16
 
 # Models that passed, with the name of each layer's attention module. The result belongs to the model object.
 _REPRODUCED: weakref.WeakKeyDictionary[PreTrainedModel, dict[int, str]] = weakref.WeakKeyDictionary()
@@ -53,7 +54,7 @@ def check_reproduces(lm: FrozenLM) -> None:
     require_interface(model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(lm.vocab_size, (1, check_length(lm)), generator=generator)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), short_windows(model):
         embedded = lm.embed(ids.to(lm.device))
         captured = _captured(lm, embedded)
         # Without the config, so that layers with a sliding window keep all positions as well. A layer without softmax
@@ -84,10 +85,10 @@ def attention_modules(lm: FrozenLM) -> dict[int, nn.Module]:
 
 
 def check_length(lm: FrozenLM) -> int:
-    """How many positions a checked sequence has: more than a short sliding window, and never more than the context."""
+    """How many positions a checked sequence has: more than a window inside ``short_windows``, at most the context."""
     config = lm.model.config.get_text_config()
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    short = [window for window in windows if isinstance(window, int) and window <= _LONGEST_WINDOW]
+    windows = (getattr(config, name, None) for name in WINDOWS)
+    short = [window for window in windows if isinstance(window, int) and window <= LONGEST_WINDOW]
     return min(max([_LENGTH, *(window + _PAST_WINDOW for window in short)]), lm.context)
 
 

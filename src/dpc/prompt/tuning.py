@@ -19,6 +19,7 @@ from torch import Tensor
 from dpc.errors import UserError
 from dpc.model.adapter_folder import WEIGHTS_FILE, read_adapter_json
 from dpc.model.lm import FrozenLM
+from dpc.model.own_check import check_own_passes
 from dpc.prompt.soft_prompt import (
     PROVENANCE_FILE,
     SoftPrompt,
@@ -95,6 +96,7 @@ def tune(
     """
     if not train:
         raise UserError("no training rows: expected at least one question with its target")
+    check_own_passes(lm)
     init_text = (init_text or "".join(train[0])) if settings.init == "text" else None
     job = _Job(
         lm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,7 +14,6 @@ from dpc.errors import UserError
 from dpc.methods.draw import draw
 from dpc.model.lm import FrozenLM
 from dpc.settings import DecodingSettings
-from tests.engine.test_hybrids import hybrid
 from tests.engine.test_slots import lm_with_many_ends, requests_for, soft_prompt
 
 NEW_TOKENS = 12
@@ -132,28 +131,3 @@ def test_too_few_slots_for_one_question_are_refused() -> None:
     lm = lm_with_many_ends("llama")
     with pytest.raises(UserError, match="batch_size=2: one question takes 3 slots"):
         answered(lm, some_requests(lm), Beam(2), slots=2)
-
-
-@pytest.mark.parametrize("name", ["lfm2", "falcon_h1"])
-def test_hypotheses_of_a_model_with_states_take_their_states_along(name: str) -> None:
-    lm = hybrid(name)
-    requests = some_requests(lm, 3)
-    for request, found in zip(requests, answered(lm, requests, Beam(2)), strict=True):
-        expected = plain_beam(lm, request, 2)
-        assert found.scores[0] == pytest.approx(expected.score, abs=1e-3)
-        assert found.generations[0].ids == expected.ids
-
-
-@pytest.mark.parametrize("slots", [True, False])
-@pytest.mark.parametrize("name", ["lfm2", "mamba"])
-def test_a_model_with_states_says_how_likely_its_tokens_are(name: str, slots: bool) -> None:
-    lm = hybrid(name)
-    requests = [replace(request, likelihood=True) for request in some_requests(lm, 3)]
-    decoder = Decoder(lm, DecodingSettings(batch_size=2, slots=slots))
-    decoder.submit(requests)
-    for decoded in decoder.drain(NEW_TOKENS):
-        assert decoded.likelihood is not None
-        ids, end = decoded.generation.ids, decoded.generation.end_id
-        tokens = [*ids, *([] if end is None else [end])]
-        expected = [float(log_probs_after(lm, decoded.request, ids[:i])[t]) for i, t in enumerate(tokens)]
-        assert decoded.likelihood.log_probs.tolist() == pytest.approx(expected, abs=1e-3)

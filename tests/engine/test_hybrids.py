@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from dpc.engine import Decoder, Request, decoder, unpacked_slots
+from dpc.engine import Beam, Decoder, Request, decoder, unpacked_slots
 from dpc.engine.plain_check import check_plain_reproduces
 from dpc.engine.slot_check import SlotWay, check_slots_reproduce
 from dpc.errors import UserError
@@ -18,6 +19,7 @@ from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
 from tests.architectures import TABLE
+from tests.engine.test_groups import answered, plain_beam
 from tests.tiny_models import byte_tokenizer, tiny_lm
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -194,3 +196,29 @@ def test_rows_that_a_model_mixes_in_a_batch_run_one_at_a_time() -> None:
     same = [Request(requests_for(lm)[1].question), Request(requests_for(lm)[2].question)]
     answers = Decoder(lm).all(same, NEW_TOKENS)
     assert [answer.ids for answer in answers] == [alone(lm, request) for request in same]
+
+
+@pytest.mark.parametrize("name", ["lfm2", pytest.param("jamba", marks=pytest.mark.slow)])
+def test_beams_take_the_states_of_the_hypothesis_that_they_continue(name: str) -> None:
+    lm = hybrid(name)
+    requests = [replace(request, tag=index) for index, request in enumerate(requests_for(lm)[:3])]
+    for request, found in zip(requests, answered(lm, requests, Beam(3)), strict=True):
+        assert found.generations[0].ids == plain_beam(lm, request, 3).ids
+
+
+def test_likelihoods_and_beginnings_are_the_same_with_and_without_slots() -> None:
+    lm = hybrid("lfm2")
+    asked = [
+        replace(each, trail=False, likelihood=True, begin=(60, 61)[: at % 3])
+        for at, each in enumerate(requests_for(lm))
+    ]
+    found = []
+    for slots in (True, False):
+        decoder = Decoder(lm, DecodingSettings(batch_size=3, slots=slots))
+        decoder.submit(asked)
+        found.append({id(each.request): each for each in decoder.drain(NEW_TOKENS)})
+    for in_slots, plain in ((found[0][id(each)], found[1][id(each)]) for each in asked):
+        assert in_slots.generation == plain.generation
+        assert in_slots.likelihood is not None
+        assert plain.likelihood is not None
+        torch.testing.assert_close(in_slots.likelihood.log_probs, plain.likelihood.log_probs, rtol=1e-4, atol=1e-4)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BloomConfig, BloomForCausalLM
 
 from benchmarks.worker import resident
 from dpc.engine import Decoded, Decoder, Request
@@ -25,7 +26,7 @@ from dpc.prompt.prefix import PrefixStore
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
 from dpc.types import Generation
-from tests.tiny_models import ARCHITECTURES, CONTEXT, tiny_lm
+from tests.tiny_models import ARCHITECTURES, CONTEXT, byte_tokenizer, tiny_lm
 
 # Answers end often, so that lengths differ and slots are freed all the time.
 MANY_ENDS = [7, 9, *range(100, 105)]
@@ -147,9 +148,9 @@ def test_a_question_that_does_not_fit_is_refused_by_name() -> None:
 
 
 def test_a_model_without_exchangeable_attention_is_decoded_in_plain_batches_or_refused() -> None:
-    lm = tiny_lm("llama")
-    lm.model._supports_attention_backend = False
-    with pytest.raises(UserError, match=r"AttentionInterface.*decoding\.slots=false"):
+    config = BloomConfig(vocab_size=258, hidden_size=32, n_layer=2, n_head=4)
+    lm = FrozenLM(BloomForCausalLM(config).eval(), byte_tokenizer(), name="tiny-bloom", revision="")
+    with pytest.raises(UserError, match=r"BloomForCausalLM.*decoding\.slots=false"):
         Decoder(lm)
     assert Decoder(lm, DecodingSettings(slots=False)).all([Request([20, 21])], 4)
 

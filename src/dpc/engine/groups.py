@@ -140,7 +140,7 @@ class GroupDecoder:
             rows = [self._free.pop() for _ in range(self._chooser.rows)]
             prompts = [] if request.soft_prompt is None else [request.soft_prompt]
             prefix = next(iter(self._prefixes.get(prompts)), None)
-            self._model.insert(rows[:1], [prefix])
+            self._model.insert(rows, [prefix] * len(rows))
             root = Hypothesis(rows[0], [], marks=self._chooser.root())
             limit = min(self._max_new_tokens, lm.context - len(request))
             self._groups.append(Group(request, limit, rows, [root]))

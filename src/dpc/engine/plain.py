@@ -48,10 +48,9 @@ def greedy_with_likelihood(
 ) -> list[tuple[Generation, Likelihood | None]]:
     """Decode ``requests`` as one batch, or as one for each length where layers keep states: they would take in padding.
 
-    Each answer is token for token what it would be alone. Its likelihood is there where its request wants it.
-
-    An answer stops at an end token, after ``max_new_tokens``, or where the context is full; its row then leaves the
-    batch. ``cache``: an empty cache to use in place of the model's own kind, where layers keep keys and values only.
+    Each answer is token for token what it would be alone. It stops at an end token, after ``max_new_tokens``, or where
+    the context is full; its row then leaves the batch. ``cache``: an empty cache to use in place of the model's own
+    kind, where layers keep keys and values only. The likelihood of an answer is there where its request wants it.
 
     Raises ``UserError`` for a question without tokens, or one that leaves no space for an answer in the context.
     """

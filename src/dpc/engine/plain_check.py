@@ -14,9 +14,9 @@ from dpc.engine.plain import greedy
 from dpc.engine.recurrent_plain import OwnCachePass, rows_together
 from dpc.engine.request import Request
 from dpc.errors import UserError
-from dpc.model.capture import SUPPORTED
 from dpc.model.eager_check import pass_tolerance, require_equal
 from dpc.model.lm import FrozenLM
+from dpc.model.own_check import named_failures
 from dpc.model.recurrent import keeps_states
 
 # Tokens of the questions that are decoded as one batch, and of their answers.
@@ -35,15 +35,8 @@ def check_plain_reproduces(lm: FrozenLM) -> None:
         raise UserError(f"model {lm.name!r}: training mode drops values at random, expected none; call model.eval()")
     if lm.model in _REPRODUCED or lm.context < max(_QUESTIONS) + _ANSWER:
         return
-    try:
-        with torch.inference_mode():
-            (_compare_equal_rows if keeps_states(lm.model) else _compare_padded_rows)(lm)
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    # Models of unknown kinds raise errors of any kind.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise UserError(f"model {lm.name!r}: plain decoding fails ({reason}); {SUPPORTED}") from error
+    with torch.inference_mode(), named_failures(lm, "plain decoding"):
+        (_compare_equal_rows if keeps_states(lm.model) else _compare_padded_rows)(lm)
     _REPRODUCED.add(lm.model)
 
 

@@ -83,39 +83,38 @@ def rows_together(lm: FrozenLM) -> bool:
 def greedy_by_length(
     lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int
 ) -> list[tuple[Generation, Likelihood | None]]:
-    """Decode ``requests``, those of equal length as one batch. Rows that have ended run on until the last has.
-
-    The likelihood of an answer is there where its request wants it.
-    """
-    if not rows_together(lm):
-        return [_greedy(lm, [request], min(max_new_tokens, lm.context - len(request)))[0] for request in requests]
+    """Decode ``requests``, those of equal length as one batch. Rows that have ended run on until the last has."""
+    groups: dict[int, list[int]] = {}
+    for index, request in enumerate(requests):
+        length = len(request) + len(request.begin)
+        groups.setdefault(length if rows_together(lm) else index, []).append(index)
     answers: dict[int, tuple[Generation, Likelihood | None]] = {}
-    lengths = [(len(request), len(request.begin)) for request in requests]
-    for length in sorted(set(lengths)):
-        rows = [index for index, own in enumerate(lengths) if own == length]
-        batch = [requests[index] for index in rows]
-        answers |= dict(zip(rows, _greedy(lm, batch, min(max_new_tokens, lm.context - length[0])), strict=True))
+    for rows in groups.values():
+        answers |= dict(zip(rows, _greedy(lm, [requests[index] for index in rows], max_new_tokens), strict=True))
     return [answers[index] for index in range(len(requests))]
 
 
-def _greedy(lm: FrozenLM, requests: Sequence[Request], limit: int) -> list[tuple[Generation, Likelihood | None]]:
+def _greedy(
+    lm: FrozenLM, requests: Sequence[Request], max_new_tokens: int
+) -> list[tuple[Generation, Likelihood | None]]:
     written = [list(request.begin) for request in requests]
     figures: list[list[Tensor]] = [[] for _ in requests]
-    measured = any(request.likelihood for request in requests)
     ends: list[int | None] = [None] * len(requests)
-    batch = OwnCachePass(lm)
+    limits = [min(max_new_tokens, lm.context - len(request)) for request in requests]
+    batch, running = OwnCachePass(lm), list(range(len(requests)))
     logits = batch.first(torch.stack([request.embedded(lm) for request in requests]))
-    for step in range(len(written[0]), limit):
+    while True:
         tokens = logits.argmax(-1)
-        for row, own in enumerate(token_figures(logits) if measured else ()):
-            if ends[row] is None:
-                figures[row].append(own)
-        for row, token in enumerate(tokens.tolist()):
-            if ends[row] is None and token in lm.end_ids:
+        if any(request.likelihood for request in requests):
+            for row in running:
+                figures[row].append(token_figures(logits[row : row + 1])[0])
+        for row, token in ((row, int(tokens[row])) for row in running):
+            if token in lm.end_ids:
                 ends[row] = token
-            elif ends[row] is None:
+            else:
                 written[row].append(token)
-        if step + 1 == limit or None not in ends:
+        running = [row for row in running if ends[row] is None and len(written[row]) < limits[row]]
+        if not running:
             break
         logits = batch.next(tokens)
     finish: list[Finish] = ["length" if end is None else "eos" for end in ends]

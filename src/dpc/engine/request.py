@@ -53,7 +53,7 @@ class Request:
         return self.prompt_length + len(self.question)
 
     def embedded(self, lm: FrozenLM) -> Float[Tensor, "time d"]:
-        """What is known of the sequence, as input embeddings of ``lm``: virtual tokens, question, ``begin``."""
+        """The virtual tokens, the question and the beginning of the answer as input embeddings of ``lm``."""
         question = lm.embed(torch.tensor([*self.question, *self.begin], device=lm.device))
         prompt = self.soft_prompt
         return question if prompt is None else torch.cat([prompt.vectors.to(question), question])

@@ -110,12 +110,13 @@ class SlotModel:
         return [predicted[share] for share in packed.shares]
 
     @torch.inference_mode()
-    def last_logits(self, readings: Sequence[Reading], trail: bool = False) -> Float[Tensor, "reading vocab"]:
-        """Logits after the last token of each reading, of which only that one is ``kept``; one forward pass."""
+    def last_logits(self, readings: Sequence[Reading]) -> Float[Tensor, "reading vocab"]:
+        """Logits after the last token of each reading."""
         if any(len(reading.tokens) > 1 for reading in readings):
-            layout = pack(readings, self.lm.device)
-            return self.packed_logits(layout, trail)[[share.start for share in layout.shares]]
-        return self.padded_logits(*self.padded(readings), trail)[[reading.row for reading in readings], 0]
+            packed = pack(readings, self.lm.device)
+            return self.packed_logits(packed, trail=False)[[share.start for share in packed.shares]]
+        ids, positions, length = self.padded(readings)
+        return self.padded_logits(ids, positions, length, trail=False)[[r.row for r in readings], 0]
 
     def packed_logits(self, packed: Pack, trail: bool) -> Float[Tensor, "kept vocab"]:
         """A forward pass without padding: all tokens in one sequence; logits at its ``kept`` tokens."""

@@ -20,7 +20,16 @@ from dpc.engine.slot_cache import PassLayout, SlotCache, SlotLayer
 from dpc.engine.slot_model import SlotModel
 from dpc.model.blocks import softmax_blocks
 from dpc.model.lm import FrozenLM
-from dpc.model.recurrent import StateName, States, accepted, cache_arguments, full_layer, set_states, states_of
+from dpc.model.recurrent import (
+    StateName,
+    States,
+    accepted,
+    cache_arguments,
+    full_layer,
+    keeps_states,
+    set_states,
+    states_of,
+)
 from dpc.prompt.prefix import PromptPrefix
 
 
@@ -92,27 +101,30 @@ class UnpackedSlotModel(SlotModel):
     def move(self, source: int, target: int, length: int, start: int = 0) -> None:
         """Copy the positions from ``start`` to ``length``, and the states, of one row to another."""
         super().move(source, target, length, start)
+        self._begun.pop(target, None)
         self._states.move(source, target)
+
+    def kept(self, row: int, length: int) -> PromptPrefix | None:
+        """As ``SlotModel.kept``, or None: a state of fewer positions cannot be had from one of more."""
+        return None if keeps_states(self.lm.model) else super().kept(row, length)
 
     @torch.inference_mode()
     def read(self, readings: Sequence[Reading], trail: bool, likelihood: bool = False) -> list[list[int]]:
         """For each reading the greedy successor of its last token. One forward pass for each of ``groups``."""
         logits = self.last_logits(readings, trail)
         if likelihood:
-            rows, last = ([getattr(each, name) for each in readings] for name in ("row", "stop"))
-            self._keep_figures(logits.new_tensor(rows).long(), logits.new_tensor(last).long() - 1, logits)
+            rows, positions = torch.tensor([[each.row, each.stop - 1] for each in readings], device=logits.device).T
+            self._keep_figures(rows, positions, logits)
         return [[token] for token in logits.argmax(-1).tolist()]
 
     @torch.inference_mode()
     def last_logits(self, readings: Sequence[Reading], trail: bool = False) -> Float[Tensor, "reading vocab"]:
-        """Logits after the last token of each reading. One forward pass for each of ``groups``."""
+        """Logits after the last token of each reading."""
         found: dict[int, Tensor] = {}
         for group in self.groups(readings):
-            found.update(zip(group, self.group_logits([readings[index] for index in group], trail)[:, -1], strict=True))
+            logits = self.group_logits([readings[index] for index in group], trail)[:, -1]
+            found |= dict(zip(group, logits, strict=True))
         return torch.stack([found[index] for index in range(len(readings))])
-
-    def kept(self, row: int, length: int) -> None:
-        """Nothing: a state cannot be taken back to an earlier position."""
 
     def groups(self, readings: Sequence[Reading]) -> Iterator[list[int]]:
         """Indices of the readings that run as one batch. Rows that go on come first: free slots may take part."""

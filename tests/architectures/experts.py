@@ -44,7 +44,7 @@ EXPERTS = {
             "attention_chunk_size": WINDOW,
             "interleave_moe_layer_step": 2,
             "no_rope_layer_interval": 2,
-            "floor_scale": 8,
+            "floor_scale": 400,
         },
         layers=4,
     ),

@@ -7,7 +7,6 @@ _STATES = "a padded batch runs padding through the recurrent state"
 _LONGROPE = "frequencies depend on the longest row of a batch"
 
 KNOWN = {
-    "llama4_text": "the attention temperature depends on the batch",
     "phi3_longrope": _LONGROPE,
     "phi4_mini": _LONGROPE,
     "phimoe": _LONGROPE,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3TextConfig, GenerationConfig, PreTrainedConfig
+from transformers import Gemma3TextConfig, GenerationConfig, Llama4ForCausalLM, Llama4TextConfig, PreTrainedConfig
 
 from dpc.api import load_model
 from dpc.cli import run_command
@@ -18,6 +19,7 @@ from dpc.flow.saliency import prompt_saliency
 from dpc.model.context import Context, context_of
 from dpc.model.lm import FrozenLM
 from dpc.model.notices import notices
+from dpc.model.wrap import wrap_model
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
 from tests.model.checkpoints import edit_json, save, tiny_model
@@ -145,3 +147,36 @@ def test_commands_and_python_say_it_when_the_model_is_loaded(
     with pytest.warns(UserWarning, match="limited to|not used for") as warned:
         load_model(folder)
     assert [f"note: {warning.message}" for warning in warned] == said
+
+
+def test_llama_4_answers_as_each_row_does_alone_up_to_where_its_attention_temperature_changes() -> None:
+    config = Llama4TextConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        max_position_embeddings=WHOLE,
+        attention_chunk_size=10,
+        no_rope_layers=[1, 0, 1, 0],
+        floor_scale=ORIGINAL + 1,
+        attn_scale=5.0,
+        initializer_range=0.25,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        own = Llama4ForCausalLM(config).eval()
+    lm = wrap_model(deepcopy(own), byte_tokenizer(), "tiny-llama4")
+    assert lm.context == ORIGINAL
+    questions = [tokens(ORIGINAL - 5, 1), tokens(6, 2), tokens(ORIGINAL - 20, 3)]
+    for slots in (True, False):
+        answers = Decoder(lm, DecodingSettings(slots=slots)).all([Request(question) for question in questions], 16)
+        for question, answer in zip(questions, answers, strict=True):
+            logits = own(input_ids=torch.tensor([[*question, *answer.ids]]), use_cache=False).logits[0]
+            assert logits[len(question) - 1 : -1].argmax(-1).tolist() == list(answer.ids)
+    with pytest.raises(UserError, match=rf"{ORIGINAL} tokens \(floor_scale: past it, attn_temperature_tuning scales"):
+        Decoder(lm).all([Request(tokens(ORIGINAL, 1))], 4)

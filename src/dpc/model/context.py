@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 
@@ -47,7 +48,22 @@ def context_of(config: PreTrainedConfig, otherwise: int) -> Context:
                 min(int(length), context.tokens),
                 f"{field}: past it, rope_type {kind} changes the rotary frequencies of all rows of a batch",
             )
+    floor = getattr(config, "floor_scale", None)
+    if getattr(config, "attn_temperature_tuning", None) and floor and floor <= context.tokens:
+        # Scaled are positions p with p + 1 >= floor_scale.
+        reason = "floor_scale: past it, attn_temperature_tuning scales queries by their place in the batch"
+        context = Context(int(floor) - 1, reason)
     return context
+
+
+def without_temperature(model: nn.Module) -> None:
+    """Leave out the attention temperature of Llama 4, which is 1 within the context that ``context_of`` gives.
+
+    The model counts places in the cache in place of positions, so padding and other rows would change it.
+    """
+    for module in model.modules():
+        if getattr(module, "attn_temperature_tuning", None):
+            module.__dict__["attn_temperature_tuning"] = False
 
 
 def _rope_parameters(given: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

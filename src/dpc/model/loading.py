@@ -30,6 +30,7 @@ from dpc.model.checkpoint import (
     refuse_own_code,
     weight_files,
 )
+from dpc.model.context import without_temperature
 from dpc.model.device import check_dtype, device_of, dtype_for
 from dpc.model.features import refuse_features
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint, weights_fingerprint
@@ -98,6 +99,7 @@ def load_lm(
         if (gguf or Path(path).is_dir()) and before != stamps:
             raise UserError(f"--model {name}: its weights changed while they were loaded; load it again")
     model.config.name_or_path = name
+    without_temperature(model)
     model.eval().requires_grad_(False)
     make_exact(f"--model {name}", model)
     return with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps, quantize))

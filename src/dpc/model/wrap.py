@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpc.errors import UserError
+from dpc.model.context import without_temperature
 from dpc.model.features import refuse_features
 from dpc.model.fingerprint import weights_fingerprint
 from dpc.model.lm import FrozenLM, with_end
@@ -26,6 +27,7 @@ def wrap_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str |
     """
     base = _base_model(model)
     base.eval().requires_grad_(False)
+    without_temperature(base)
     name = name or str(base.config.name_or_path) or type(base).__name__
     refuse_features(name, base.config)
     make_exact(name, base)

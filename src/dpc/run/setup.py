@@ -147,9 +147,8 @@ def load_setup(
     tau: overrides every calibrated threshold. any_corruption: see ``load_calibration``. shots: worked examples for
     methods without a prompt. others: further prompts, for methods that use several.
 
-    Raises:
-        UserError: for a prompt, calibration or search of heads that is missing, damaged, or made for something else. A
-            threshold that is not there is an error only when a method is built.
+    Raises ``UserError`` for a prompt, calibration or search of heads that is damaged or made for something else. A
+    threshold that is not there is an error only when a method is built.
     """
     soft_prompt = load_prompt(lm, prompt, methods)
     directory = prompt if isinstance(prompt, Path) else None if soft_prompt is None else soft_prompt.directory

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +16,7 @@ from dpc.methods import METHODS, get_method
 from dpc.methods.method import Method
 from dpc.model.adapter_folder import adapter_folder
 from dpc.model.lm import FrozenLM
-from dpc.model.loading import load_lm
+from dpc.model.loading import load_lm, without_bars
 from dpc.model.notices import notices
 from dpc.model.wrap import wrap_model
 from dpc.prompt.asked import asked_with
@@ -26,13 +25,13 @@ from dpc.records.directory import RunDirectory
 from dpc.records.results import Results
 from dpc.report import write_page
 from dpc.report.notebook import results_html, results_text
-from dpc.run.asking import asked_by, how_asked
 from dpc.run.data import Data, load_shots
 from dpc.run.generate import answer_questions
 from dpc.run.reporter import SILENT, Reporter
 from dpc.run.session import Session, TracedQuestion
 from dpc.run.setup import calibration_file, check_width, load_setup, refuse_to_shrink
 from dpc.run.stages import calibrate_method, evaluate_methods, threshold_text, tune_prompt
+from dpc.run.ways import asked_by, how_asked
 from dpc.settings import Settings, parse_settings
 from dpc.tasks import Task, get_task
 from dpc.types import Answer, Example
@@ -69,7 +68,7 @@ def load_model(
     if isinstance(model, FrozenLM):
         return model
     if isinstance(model, str | Path):
-        with _without_bars():
+        with without_bars():
             lm = load_lm(
                 str(model),
                 dtype=dtype,
@@ -333,20 +332,6 @@ def saliency(
         name="saliency",
         attrs={"loss": found.loss, "head_reduction": reduction},
     )
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without transformers' progress bars, which outlast the loading in a notebook."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _settings(lm: FrozenLM, given: Choices) -> Settings:

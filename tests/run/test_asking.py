@@ -17,7 +17,7 @@ from dpc.engine import Decoder, Request
 from dpc.errors import UserError
 from dpc.methods import get_methods
 from dpc.model.lm import FrozenLM
-from dpc.prompt.asked import asked_alone, asked_with, unrecorded_note
+from dpc.prompt.asked import asked_alone, asked_with, asked_with_all, unrecorded_note
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter, save_adapter
 from dpc.records.directory import RunDirectory
 from dpc.records.results import read_results
@@ -71,6 +71,13 @@ def test_a_prompt_is_asked_in_the_format_it_was_tuned_in(lm: FrozenLM, tmp_path:
         asked_with(lm, chat, "off")
     with pytest.raises(UserError, match=r"task.chat=on: the prompt .* was tuned in the raw format"):
         asked_with(lm, raw, "on")
+
+
+def test_prompts_of_two_formats_are_not_used_together(lm: FrozenLM, tmp_path: Path) -> None:
+    chat, raw = tuned(lm, tmp_path / "chat", "on"), tuned(lm, tmp_path / "raw", "off")
+    assert asked_with_all(lm, chat, [chat], "auto").asking == asked_with(lm, chat, "auto").asking
+    with pytest.raises(UserError, match=r"raw': is asked raw, but .*chat' chat; give prompts of one format"):
+        asked_with_all(lm, chat, [chat, raw], "auto")
 
 
 def test_a_prompt_for_another_chat_template_is_refused(lm: FrozenLM, tmp_path: Path) -> None:

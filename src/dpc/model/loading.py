@@ -207,3 +207,17 @@ def _loading(name: str) -> Iterator[None]:
         raise UserError(
             f"--model {name}: can't be loaded ({reason[:160]}); expected zoo, a folder, a GGUF file or a hub id"
         ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without transformers' progress bars, which outlast the loading in a notebook."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +46,18 @@ def asked_with(lm: FrozenLM, prompt: SoftPrompt, chat: Chat) -> FrozenLM:
             f"task.chat={chat}: the prompt '{prompt.directory or prompt.sha256[:12]}' was tuned in the {prompt.format} "
             f"format; leave task.chat=auto, or tune a prompt with task.chat={chat}"
         )
+    return asked
+
+
+def asked_with_all(lm: FrozenLM, prompt: SoftPrompt, others: Sequence[SoftPrompt], chat: Chat) -> FrozenLM:
+    """``lm`` as it is asked with ``prompt``. Raises ``UserError`` where one of ``others`` needs another format."""
+    asked = asked_with(lm, prompt, chat)
+    for other in others:
+        if (found := asked_with(lm, other, chat).asking) != asked.asking:
+            raise UserError(
+                f"prompt '{other.directory or other.sha256[:12]}': is asked {found.format}, but "
+                f"'{prompt.directory or prompt.sha256[:12]}' {asked.asking.format}; give prompts of one format"
+            )
     return asked
 
 

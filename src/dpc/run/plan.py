@@ -14,7 +14,6 @@ from dpc.model.lm import FrozenLM
 from dpc.model.notices import notices
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import heads_to_try
-from dpc.run.asking import WITHOUT_PROMPT
 from dpc.run.data import Data
 from dpc.run.estimate import (
     EFFICIENCY,
@@ -36,6 +35,7 @@ from dpc.run.preflight import Prepared
 from dpc.run.recipes import Recipe
 from dpc.run.setup import calibration_records, calibration_stage
 from dpc.run.standing import Standing, look_at
+from dpc.run.ways import WITHOUT_PROMPT
 from dpc.settings import Settings
 
 # Rows of a split whose tokens are counted, at most.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from dpc.errors import UserError
 from dpc.files import read_json
 from dpc.methods.method import Method, Setup
 from dpc.model.lm import FrozenLM
-from dpc.prompt.asked import asked_with, describe_asking
+from dpc.prompt.asked import asked_with_all, describe_asking
 from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.run.act_search import load_act
 from dpc.settings import Settings
@@ -154,9 +155,10 @@ def load_setup(
     directory = prompt if isinstance(prompt, Path) else None if soft_prompt is None else soft_prompt.directory
     further = tuple(p for each in others if (p := load_prompt(lm, each, methods)) is not None)
     plain = Setup(soft_prompt, tau, settings.method, act=settings.act, shots=shots, others=further)
+    if soft_prompt is not None:
+        lm = asked_with_all(lm, soft_prompt, further, settings.task.chat)
     if soft_prompt is None or directory is None:
         return plain
-    lm = asked_with(lm, soft_prompt, settings.task.chat)
     chosen_on: dict[str, frozenset[str]] = {}
     found: dict[str, dict[str, Any]] = {}
     if tau is None:
@@ -175,19 +177,14 @@ def load_setup(
         if act is not None:
             chosen_on["choose ACT's heads"] = frozenset(act["rows"])
     flow = found.get("flow")
-    return Setup(
-        soft_prompt=soft_prompt,
-        tau=tau,
-        settings=settings.method,
+    return replace(
+        plain,
         trigger_rate=None if flow is None else trigger_rate(flow),
         act_heads=None if act is None else tuple((int(layer), int(head)) for layer, head in act["heads"]),
-        act=settings.act,
         thresholds={name: float(stored["tau"]) for name, stored in found.items()},
         chosen_on=chosen_on,
         calibration=flow,
-        shots=shots,
         notes=tuple(_notes(found, settings, task)),
-        others=further,
     )
 
 

@@ -22,13 +22,13 @@ from dpc.prompt.tuning import TuningProgress, tune
 from dpc.records.directory import RunDirectory, source_state, versions
 from dpc.records.results import Results, write_results
 from dpc.records.summary import summarize_run
-from dpc.run.asking import WITH_PROMPT, asked_by, asking_notes, how_asked
 from dpc.run.data import Data, init_text, refuse_shared_rows, row_keys
 from dpc.run.evaluate import evaluate_method
 from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, own_method_inputs, recorded, with_more_rows
 from dpc.run.maps import write_maps
 from dpc.run.reporter import SILENT, Progress, Reporter
 from dpc.run.setup import calibration_file, calibration_records, calibration_stage
+from dpc.run.ways import WITH_PROMPT, asked_by, asking_notes, how_asked
 from dpc.settings import Settings
 from dpc.types import Record
 

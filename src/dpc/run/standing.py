@@ -14,10 +14,10 @@ from dpc.prompt.soft_prompt import PROVENANCE_FILE
 from dpc.prompt.tuning import HISTORY_FILE
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import SEARCH, search_inputs
-from dpc.run.asking import WITH_PROMPT, WITHOUT_PROMPT
 from dpc.run.inputs import CHOSEN, calibration_inputs, evaluation_inputs, tuning_inputs, with_more_rows
 from dpc.run.preflight import Prepared
 from dpc.run.setup import calibration_file, calibration_stage, trigger_rate
+from dpc.run.ways import WITH_PROMPT, WITHOUT_PROMPT
 from dpc.settings import Settings
 
 

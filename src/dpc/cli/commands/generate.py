@@ -80,9 +80,9 @@ def generate(
         check_output(output, "--output", [None if source == "-" else Path(source)])
     shots = load_shots(known, data, chosen.task)
     from dpc.prompt.asked import unrecorded_note
-    from dpc.run.asking import asked_by, how_asked
     from dpc.run.generate import answer_line, answer_questions, in_order
     from dpc.run.setup import load_setup
+    from dpc.run.ways import asked_by, how_asked
 
     value = get_method(method)
     lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 _HYBRID = "layers without softmax attention: no prefix, and no row leaves a padded batch"
 _STATES = "a padded batch runs padding through the recurrent state"
-_LONGROPE = "frequencies depend on the longest row of a batch"
 
 KNOWN = {
-    "phi3_longrope": _LONGROPE,
-    "phi4_mini": _LONGROPE,
-    "phimoe": _LONGROPE,
-    "gemma3n_text": "per-layer embeddings: a traceback in saliency",
-    "gemma4_text_per_layer": "per-layer embeddings: a traceback from inputs_embeds",
     "doge": "the mask depends on the values: a traceback",
     **dict.fromkeys(["lfm2", "lfm2_conv_last", "lfm2_moe", "lfm3", "qwen3_next", "qwen3_5_text"], _HYBRID),
     **dict.fromkeys(["qwen3_5_moe_text", "olmo_hybrid", "kimi_linear", "bailing_hybrid", "zaya"], _HYBRID),

@@ -21,6 +21,7 @@ from dpc.model.lm import FrozenLM
 from dpc.model.notices import notices
 from dpc.model.wrap import wrap_model
 from dpc.prompt.soft_prompt import SoftPrompt
+from dpc.prompt.target_loss import target_loss
 from dpc.settings import DecodingSettings
 from tests.model.checkpoints import edit_json, save, tiny_model
 from tests.tiny_models import byte_tokenizer
@@ -77,6 +78,10 @@ def test_longer_sequences_are_refused_with_the_reason(architecture: str, changes
         Decoder(lm).all([Request(tokens(ORIGINAL, 1))], 4)
     with pytest.raises(UserError, match=reason):
         prompt_saliency(lm, torch.zeros(4, lm.hidden_size), [tokens(30, 1)], [tokens(15, 2)])
+    for shared in (True, False):
+        target_loss(lm, torch.zeros(4, lm.hidden_size), [(tokens(30, 1), tokens(15, 2))], shared)
+        with pytest.raises(UserError, match=reason):
+            target_loss(lm, torch.zeros(4, lm.hidden_size), [(tokens(30, 1), tokens(16, 2))], shared)
 
 
 @pytest.mark.parametrize(

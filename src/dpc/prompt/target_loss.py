@@ -78,8 +78,15 @@ def target_loss(
     The loss of prompt tuning (arXiv 2503.13208, section 3.1). With ``shared_prompt`` the prompt's keys and values are
     computed once for all rows, with gradient; otherwise the prompt is put before each row. Rows are padded on the right
     without a mask: causal attention never reaches the padding. ``vectors`` are cast to the model's type.
+
+    Raises ``UserError`` for a row that exceeds the context.
     """
     widest = max(len(question) + len(target) for question, target in rows) - 1
+    if len(vectors) + widest > lm.context:
+        raise UserError(
+            f"a row of {len(vectors) + widest + 1} tokens, the prompt's {len(vectors)} included: the context of "
+            f"{lm.name} holds {lm.context_limit}; drop or shorten the row"
+        )
     ids = torch.zeros(len(rows), widest, dtype=torch.long)
     labels = torch.full((len(rows), widest + 1), IGNORED_LABEL)
     for index, (question, target) in enumerate(rows):

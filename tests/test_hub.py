@@ -141,6 +141,7 @@ def test_a_cached_model_that_the_hub_refuses_or_that_nobody_may_ask_for_is_loade
         endpoint(address)
         with hub_or_cache(model("gated/model")) as offline:
             assert offline
+            assert constants.HF_HUB_OFFLINE
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         asked.clear()
         with hub_or_cache(model("gated/model")) as offline:

@@ -15,7 +15,7 @@ endif
 
 install = $(python) -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test coverage test-browser test-gpu check format docs tutorial site clean
+.PHONY: help demo test coverage test-browser test-gpu test-real check format docs tutorial site clean
 .NOTPARALLEL:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make coverage      run the tests and measure their coverage of lines and branches"
 	@echo "make test-browser  run the tests of the pages, in chromium with its chromedriver"
 	@echo "make test-gpu      run the tests that need a CUDA device"
+	@echo "make test-real     run the tests on two real models, which it installs (350 MB)"
 	@echo "make check         formatting, lint, types, generated documentation"
 	@echo "make format        fix formatting and lint"
 	@echo "make docs          write the generated documentation"
@@ -48,6 +49,10 @@ test-gpu: $(develop)
 
 # Files that git tracks, so that a stray notebook fails no check. A new file counts once git add has added it.
 tracked = $(python) scripts/tracked.py
+
+# Two real models, installed into DPC_REAL_WEIGHTS (else ~/.cache/dpc/real-weights) on the first run.
+test-real: $(develop)
+	$(python) -m pytest -n 0 -s -m real tests/real
 
 check: $(develop)
 	$(tracked) .py .ipynb | xargs $(python) -m ruff format --check

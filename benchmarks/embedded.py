@@ -92,7 +92,7 @@ def embedded(chosen: Mapping[str, Any]) -> Embedded:
     lm, task, settings = load_lm("zoo"), get_task("zoo"), parse_settings([], SETTINGS)
     directory = Path(chosen["prompt"])
     prompt = load_adapter(lm, directory)
-    calibration = load_calibration(directory, prompt, settings)
+    calibration = load_calibration(directory, lm, prompt, settings)
     assert calibration is not None
     examples = task.load("test", None)
     questions = [lm.encode(task.prompt(example)) for example in examples[:: len(examples) // chosen["rows"]]]
@@ -113,6 +113,6 @@ def prepare_prompt(directory: Path | None) -> Path:
         prompt = tune_prompt(lm, Data.load(task, "train", None), dev, settings, directory, resume=True)
     else:
         prompt = load_adapter(lm, directory)
-    if load_calibration(directory, prompt, settings) is None:
+    if load_calibration(directory, lm, prompt, settings) is None:
         calibrate_method(lm, prompt, directory, dev, settings, RunDirectory(directory / "calibration"))
     return directory

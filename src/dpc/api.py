@@ -56,15 +56,21 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     quantize: str | None = None,
+    adapter: str | Path | None = None,
 ) -> FrozenLM:
     """A frozen causal language model: ``zoo`` (ships with dpc), a hub id, a folder, a GGUF file, or a model object.
 
     tokenizer: needed with a model object. That object is put into evaluation mode, and its parameters are frozen.
     dtype: float32, bfloat16, float16, float64 or auto (the checkpoint's own on a GPU, float32 on a CPU). device: cpu,
-    cuda, cuda:1 or auto. quantize: 4bit, for linear layers in 4 bits of bitsandbytes.
-    Warns of what its user may not expect: a context that is shortened, generation settings that are not used.
+    cuda, cuda:1 or auto. quantize: 4bit, for linear layers in 4 bits of bitsandbytes. adapter: folder or hub id of a
+    PEFT adapter for the model's layers (LoRA ...), under any soft prompt; it stays unmerged. A model object brings its
+    own.
+    Warns of what its user may not expect: a context that is shortened, generation settings that are not used, an
+    adapter that was trained on another model.
     Raises ``UserError`` for a model that is not there, not whole, or cannot be decoded exactly.
     """
+    if adapter is not None and not isinstance(model, str | Path):
+        raise UserError(f"load_model: adapter={str(adapter)!r} needs a model's name; a model object brings its adapter")
     if isinstance(model, FrozenLM):
         return model
     if isinstance(model, str | Path):
@@ -76,6 +82,7 @@ def load_model(
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 quantize=quantize,
+                adapter=None if adapter is None else str(adapter),
             )
     elif tokenizer is None:
         raise UserError("load_model: a model object needs its tokenizer: load_model(model, tokenizer)")

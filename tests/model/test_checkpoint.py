@@ -157,7 +157,7 @@ def test_a_model_with_an_adapter_beside_it_is_refused(folder: Path) -> None:
     lm = load_lm(str(folder))
     save_adapter(SoftPrompt.of(torch.zeros(3, lm.hidden_size), lm.name), lm, folder, {})
     for load in (load_lm, load_outline):
-        with pytest.raises(UserError, match=r"holds an adapter .* give a soft prompt with --prompt"):
+        with pytest.raises(UserError, match=r"holds an adapter .* and the adapter with --prompt"):
             load(str(folder))
 
 

@@ -79,16 +79,18 @@ def test_the_prompt_that_peft_saves_is_the_prompt_of_its_model(tmp_path: Path) -
     assert loaded.directory == tmp_path
 
 
-def test_a_peft_model_with_another_adapter_is_refused() -> None:
+def test_a_peft_model_with_another_adapter_has_no_prompt() -> None:
     lora = peft_model(peft.LoraConfig, target_modules=["q_proj"])
     prefix = peft_model(peft.PrefixTuningConfig, num_virtual_tokens=3)
-    for model, kind in ((lora, "LORA"), (prefix, "PREFIX_TUNING")):
-        with pytest.raises(UserError, match=f"{kind} adapter: expected a soft prompt"):
-            wrap_model(model, byte_tokenizer())
-        with pytest.raises(UserError, match=f"is a {kind} adapter, .* expected vectors in front"):
+    with pytest.raises(UserError, match="has a PREFIX_TUNING adapter, expected one that acts on each token alone"):
+        wrap_model(prefix, byte_tokenizer())
+    for model, message in ((lora, "is a LORA adapter, .* give it with --adapter"), (prefix, "is a PREFIX_TUNING ada")):
+        with pytest.raises(UserError, match=message):
             prompt_of(model)
+    assert wrap_model(lora, byte_tokenizer()).adapter is not None
     merged = lora.merge_and_unload()
     assert wrap_model(merged, byte_tokenizer()).model is merged
+    assert wrap_model(merged, byte_tokenizer()).adapter is None
 
 
 def test_a_model_without_adapter_has_no_prompt() -> None:

@@ -23,8 +23,8 @@ from dpc.prompt.soft_prompt import SoftPrompt, load_adapter
 from dpc.records.directory import RunDirectory, source_state, versions
 from dpc.tasks import task_of_run
 
-Loader = Callable[[str, str, str | None, str | None], FrozenLM]
-"""Loads a model: its name, the type it computes in, and its revision."""
+Loader = Callable[[str, str, str | None, str | None, str | None], FrozenLM]
+"""Loads a model: its name, the type it computes in, its revision, how it is quantized, and its adapter."""
 
 
 def figure_names(text: str) -> list[str]:
@@ -118,7 +118,7 @@ def _loader(
             raise UserError(
                 f"{run.prompt}: no prompt there; pass --prompt DIR, the one that the run was evaluated with"
             )
-        lm = load(str(described["name"]), dtype, revision, described.get("quantized"))
+        lm = load(str(described["name"]), dtype, revision, described.get("quantized"), described.get("adapter"))
         prompt = load_adapter(lm, directory)
         asked = evaluation.described.get("asked_with_prompt") or {}
         return asked_with(lm, prompt, "on" if asked.get("format") == "chat" else "off"), prompt

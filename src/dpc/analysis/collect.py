@@ -13,7 +13,7 @@ from dpc.analysis.measure import measure_flows, measure_map
 from dpc.analysis.store import InstanceFlow, InstanceMap, Store
 from dpc.errors import UserError
 from dpc.flow.shallow import shallow_layers
-from dpc.model.lm import FrozenLM
+from dpc.model.lm import FrozenLM, model_title
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.tasks import Task
 
@@ -37,8 +37,9 @@ class Collector:
         lm, prompt = self.load()
         described = self.evaluation.described
         if lm.revision != described["model"]["revision"]:
+            wanted = model_title(described["model"]["name"], described["model"].get("adapter"))
             raise UserError(
-                f"--model {lm.name}: its weights are not those of the run's model, {described['model']['name']}; "
+                f"--model {lm.title}: its weights are not those of the run's model, {wanted}; "
                 "pass the model that the run was evaluated with"
             )
         if prompt.sha256 != described["prompt_sha256"]:

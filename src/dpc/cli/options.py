@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,10 @@ Model = Annotated[
 ]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model on the hub; none: its main branch.")
+]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder or hub id of a PEFT adapter for the model's layers (LoRA ...); one.", metavar="DIR"),
 ]
 TaskName = Annotated[str, typer.Option("--task", help=f"Benchmark: {', '.join(TASKS)}, or a Python file with a TASK.")]
 Source = Annotated[
@@ -110,21 +115,40 @@ def own_prompt_folder(prompt: Path) -> Path:
     return prompt_folder(str(prompt))
 
 
-def check_folder(model: str) -> None:
-    """Raise ``UserError`` for a model that is written as a path and is not there.
+def check_folder(model: str, adapter: Sequence[str] | None = None) -> None:
+    """Raise ``UserError`` for a model or an adapter that is written as a path and is not there, or two adapters.
 
     Needs no torch, which takes seconds to load.
     """
-    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
+    named = one_adapter(adapter)
+    if named is not None and _is_path(named):
+        from dpc.model.adapter_folder import adapter_folder
+
+        adapter_folder(named, f"--adapter {named}")
+    if _is_path(model) and not Path(model).expanduser().exists():
         raise UserError(f"--model {model}: no such folder or file; expected zoo, a folder, a GGUF file or a hub id")
 
 
-def check_model(model: str, revision: str | None) -> None:
+def check_model(model: str, revision: str | None, adapter: Sequence[str] | None = None) -> None:
     """``check_folder``; and raise ``UserError`` for a hub id that neither the hub nor its cache has."""
-    check_folder(model)
+    check_folder(model, adapter)
     repository = model_repository(model, revision)
     if repository is not None:
         check_repository(repository)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~"))
+
+
+def one_adapter(given: Sequence[str] | None) -> str | None:
+    """What ``--adapter`` names. Raises ``UserError`` where it was given twice."""
+    if given and len(given) > 1:
+        raise UserError(
+            f"--adapter was given {len(given)} times ({', '.join(given)}): expected one; combine them into one with "
+            "PEFT (add_weighted_adapter, save_pretrained)"
+        )
+    return given[0] if given else None
 
 
 def load_model(
@@ -135,6 +159,7 @@ def load_model(
     trust_remote_code: bool = False,
     threads: int | None = None,
     quantize: str | None = None,
+    adapter: Sequence[str] | None = None,
 ) -> FrozenLM:
     """A frozen model, loaded without transformers' messages on the terminal."""
     from dpc.cli.log_lines import told_while_slow
@@ -154,6 +179,7 @@ def load_model(
             revision=revision,
             trust_remote_code=trust_remote_code,
             quantize=quantize,
+            adapter=one_adapter(adapter),
         )
     for notice in notices(lm):
         _say(notice)

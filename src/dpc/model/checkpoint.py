@@ -64,8 +64,8 @@ def refuse_adapter(name: str, path: str, revision: str | None) -> None:
     """Raise ``UserError`` if the checkpoint holds an adapter: transformers would apply it to the model on loading."""
     if find_adapter_config_file(path, revision=revision) is not None:
         raise UserError(
-            f"--model {name}: holds an adapter (adapter_config.json), expected a model alone; give a soft prompt with "
-            "--prompt, or merge another adapter into its model and save the result"
+            f"--model {name}: holds an adapter (adapter_config.json), expected a model alone; give the adapter's model "
+            "here, and the adapter with --prompt (a soft prompt) or --adapter (LoRA and the like)"
         )
 
 

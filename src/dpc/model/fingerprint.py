@@ -65,7 +65,7 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
     Names and tensors are those that ``save_pretrained`` would write. 16-bit and float32 values count as float32,
     float64 values as float32 if nothing is lost. So a model has the same fingerprint in every floating-point type that
-    holds its values exactly.
+    holds its values exactly. Layers that PEFT put into the model do not count (``LayerAdapter`` describes them).
     """
     return _combine(_digests(_as_saved(model, _state(model)).items()))
 
@@ -90,11 +90,39 @@ def checkpoint_fingerprint(model: PreTrainedModel, paths: Sequence[Path]) -> tup
     return _combine(_named_as_saved(model, digests)), stamps
 
 
+def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names; of values and types as in ``weights_fingerprint``."""
+    return _combine(_digests(tensors.items()))
+
+
+def file_fingerprint(path: Path) -> str:
+    """The ``tensors_fingerprint`` of what a file holds: safetensors, or a state dict that torch saved."""
+    return _combine(_file_digests(FileStamp.of(path)))
+
+
 def _state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Parameters, each under its first name, and persistent buffers."""
+    """Parameters, each under its first name, and persistent buffers; as they are without layers of PEFT."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name: value for name, value in model.state_dict().items() if name not in parameters}
-    return {**dict(model.named_parameters()), **buffers}
+    wrappers = [f"{name}." for name, module in model.named_modules() if hasattr(module, "adapter_layer_names")]
+    wrappers.sort(key=len, reverse=True)
+    found = {_without_wrappers(name, wrappers): value for name, value in (*model.named_parameters(), *buffers.items())}
+    return {name: value for name, value in found.items() if name is not None}
+
+
+# What PEFT calls the module of the model inside a module of its own.
+_WRAPPED = ("base_layer.", "original_module.", "token_adapter.base_layer.")
+
+
+def _without_wrappers(name: str, wrappers: Sequence[str]) -> str | None:
+    """The name of a tensor in a model without PEFT's modules ``wrappers``, innermost first; None for one of theirs."""
+    for wrapper in wrappers:
+        if name.startswith(wrapper):
+            inner = next((each for each in _WRAPPED if name.startswith(each, len(wrapper))), None)
+            if inner is None:
+                return None
+            name = wrapper + name[len(wrapper) + len(inner) :]
+    return name
 
 
 def _as_saved(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,12 @@ from dpc.model.asking import RAW, SHOT_SEPARATOR, Asking, chat_token_ids
 from dpc.model.checkpoint import LOADING_ERRORS
 from dpc.model.context import Context, context_of
 from dpc.model.fingerprint import FileStamp, checkpoint_fingerprint
+from dpc.model.layer_adapter import LayerAdapter
+
+
+def model_title(name: str, adapter: str | None) -> str:
+    """The name of a model with the name of its adapter."""
+    return name if adapter is None else f"{name} with adapter {adapter}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,7 +35,8 @@ class FrozenLM:
     trust_remote_code: whether Python code that comes with the model was allowed to run. weight_files: stamps of the
     files that the weights were loaded from; empty for a model that was wrapped in memory. quantized: 4bit where the
     weights were quantized while they were loaded; ``revision`` is that of the weights before. asking: how questions are
-    put to the model; ``prompt/asked.py`` chooses it.
+    put to the model; ``prompt/asked.py`` chooses it. adapter: what changes
+    the model's layers; ``revision`` is of the weights and the adapter.
     """
 
     model: PreTrainedModel
@@ -40,10 +47,16 @@ class FrozenLM:
     weight_files: tuple[FileStamp, ...] = ()
     quantized: str | None = None
     asking: Asking = RAW
+    adapter: LayerAdapter | None = None
 
     def __repr__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
-        return f"FrozenLM({self.name!r}, {_size(self.model)} parameters, {kind}, {self.device})"
+        return f"FrozenLM({self.title!r}, {_size(self.model)} parameters, {kind}, {self.device})"
+
+    @property
+    def title(self) -> str:
+        """The name, and that of the adapter."""
+        return model_title(self.name, self.adapter.name if self.adapter else None)
 
     @property
     def hidden_size(self) -> int:
@@ -121,6 +134,11 @@ class FrozenLM:
         Compares size and times of each file, and hashes the files again only if one of these differs. A model that was
         wrapped in memory has no files, so nothing is checked.
         """
+        if self.adapter is not None and not self.adapter.is_current():
+            raise UserError(
+                f"--adapter {self.adapter.name}: its weights changed after they were loaded, so results would be of "
+                "two models; restore the file, or start a new run with the changed adapter"
+            )
         changed = [stamp for stamp in self.weight_files if not stamp.is_current()]
         if not changed:
             return
@@ -128,11 +146,15 @@ class FrozenLM:
             same = checkpoint_fingerprint(self.model, [Path(stamp.path) for stamp in self.weight_files])[0]
         except LOADING_ERRORS:
             same = None
-        if same != self.revision:
+        if same is None or self.adapted_revision(same) != self.revision:
             raise UserError(
                 f"--model {self.name}: '{changed[0].path}' changed after the model was loaded, so results would be of "
                 "two models; restore the file, or start a new run with the changed model"
             )
+
+    def adapted_revision(self, base: str) -> str:
+        """The fingerprint of a model whose weights alone have the fingerprint ``base``."""
+        return base if self.adapter is None else self.adapter.revision(base)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a question, as ``asking`` says, with the special tokens that the model expects at the start."""

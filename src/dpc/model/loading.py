@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +18,10 @@ from transformers import (
     GenerationConfig,
     GgufConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from dpc.errors import UserError
 from dpc.hub import hub_or_cache, model_repository
@@ -43,7 +46,9 @@ from dpc.model.gguf_file import (
     read_gguf,
     refuse_folder_of_gguf,
 )
+from dpc.model.layer_adapter import apply_adapter, find_layer_adapter
 from dpc.model.lm import FrozenLM, with_end
+from dpc.model.peft_adapter import PeftAdapter
 from dpc.model.quantized import make_exact, quantization, refuse_quantized
 
 EMBEDDED = "zoo"
@@ -57,6 +62,7 @@ def load_lm(
     revision: str | None = None,
     trust_remote_code: bool = False,
     quantize: str | None = None,
+    adapter: str | None = None,
 ) -> FrozenLM:
     """Load a causal language model: ``zoo`` (in the package), a hub id, a local folder, or a GGUF file.
 
@@ -66,18 +72,22 @@ def load_lm(
     device: name of a torch device, or ``auto``. revision: branch, tag or commit on the hub, its main branch if None.
     trust_remote_code: run Python code that comes with the model. Without it, no code of the model runs.
     quantize: ``4bit`` stores the weights of linear layers as NormalFloat4 of bitsandbytes; they compute in ``dtype``.
+    adapter: folder or hub id of a PEFT adapter for the model's layers (LoRA ...). It stays unmerged.
 
-    ``revision`` of the result is the ``checkpoint_fingerprint`` of the weights.
+    ``revision`` of the result is the ``checkpoint_fingerprint`` of the weights; with an adapter, of both.
     Raises ``UserError`` if there is no such model, type or device, if the model needs code of its own that may not run,
-    if the checkpoint does not hold exactly the weights that its config.json describes, or, before weights are
-    loaded, if its configuration has a feature that cannot be computed exactly (``dpc.model.features``).
+    if the checkpoint does not hold exactly the weights that its config.json describes, if the adapter does not fit, or
+    if its configuration has a feature that cannot be computed exactly (``dpc.model.features``).
     """
     place = device_of(device)
     check_dtype(dtype)
+    found = None if adapter is None else find_layer_adapter(adapter)
     with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
         kind = dtype_for(dtype, place, _stored_dtype(gguf, config))
         refuse_quantized(name, config, quantize, kind)
+        if found is not None:
+            apply_adapter(_empty_model(config, kind, trust_remote_code), found)  # before weights are loaded
         before = _stamps(path, gguf, revision, config)
         with bar_on_terminals():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -102,7 +112,14 @@ def load_lm(
     without_temperature(model)
     model.eval().requires_grad_(False)
     make_exact(f"--model {name}", model)
-    return with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps, quantize))
+    lm = with_end(FrozenLM(model, tokenizer, name, fingerprint, trust_remote_code, stamps, quantize))
+    return lm if found is None else _adapted(lm, found)
+
+
+def _adapted(lm: FrozenLM, adapter: PeftAdapter) -> FrozenLM:
+    applied = apply_adapter(lm.model, adapter)
+    lm.model.eval().requires_grad_(False)
+    return replace(lm, adapter=applied, revision=applied.revision(lm.revision))
 
 
 def load_outline(
@@ -113,27 +130,36 @@ def load_outline(
     revision: str | None = None,
     trust_remote_code: bool = False,
     quantize: str | None = None,
+    adapter: str | None = None,
 ) -> FrozenLM:
     """Load all but the weights: shapes, types, tokenizer and context are those of ``load_lm``.
 
     The result encodes texts and tells sizes, but computes nothing: its parameters are on torch's meta device, and its
-    ``revision`` is empty. Arguments and errors are those of ``load_lm``, except errors about weights.
+    ``revision`` is empty. The layers of an adapter are checked and left out. Arguments and errors are those of
+    ``load_lm``, except errors about weights.
     """
     place = device_of(device)
     check_dtype(dtype)
+    found = None if adapter is None else find_layer_adapter(adapter)
     with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
         kind = dtype_for(dtype, place, _stored_dtype(gguf, config))
         refuse_quantized(name, config, quantize, kind)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=None if kind == "auto" else kind, trust_remote_code=trust_remote_code
-            )
+        applied = None if found is None else apply_adapter(_empty_model(config, kind, trust_remote_code), found)
+        model = _empty_model(config, kind, trust_remote_code)
         with suppress(OSError):  # Optional: from_config derives one from the configuration.
             model.generation_config = GenerationConfig.from_pretrained(path, revision=revision or "main")
     model.config.name_or_path = name
     model.eval().requires_grad_(False)
-    return with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code, quantized=quantize))
+    return with_end(FrozenLM(model, tokenizer, name, "", trust_remote_code, quantized=quantize, adapter=applied))
+
+
+def _empty_model(config: PreTrainedConfig, dtype: torch.dtype | str | None, trust: bool) -> PreTrainedModel:
+    """The model without its weights, on torch's meta device."""
+    own = None if dtype == "auto" else dtype
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=own, trust_remote_code=trust)
+    return model
 
 
 def _config_and_tokenizer(
@@ -190,6 +216,7 @@ def _source(name: str, revision: str | None) -> Iterator[tuple[str, GgufFile | N
         return
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
         refuse_folder_of_gguf(name)
+        refuse_adapter(name, name, None)
         raise UserError(f"--model {name}: has no config.json; expected a folder in Hugging Face format, or a hub id")
     yield name, None
 
@@ -212,8 +239,6 @@ def _loading(name: str) -> Iterator[None]:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Without transformers' progress bars, which outlast the loading in a notebook."""
-    from transformers.utils import logging
-
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

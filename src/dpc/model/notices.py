@@ -35,13 +35,16 @@ _SAMPLING: dict[str, Any] = {"temperature": None, "top_k": None, "top_p": None, 
 
 
 def notices(lm: FrozenLM) -> tuple[str, ...]:
-    """What differs from what a user of this model may expect: a shorter context, and generation settings not used."""
+    """What differs from what a user of this model may expect: a shorter context, unused settings, a foreign adapter."""
     found = []
     if lm.context_limit.reason:
         found.append(f"{lm.name}: sequences are limited to {lm.context_limit}")
     unused = _unused_settings(lm)
     if unused:
         found.append(f"{lm.name}: decoding is greedy; its generation_config.json is not used for {', '.join(unused)}")
+    other = None if lm.adapter is None else lm.adapter.other_base(lm.name)
+    if other is not None:
+        found.append(other)
     return tuple(found)
 
 

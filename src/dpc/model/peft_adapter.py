@@ -25,6 +25,8 @@ from dpc.model.adapter_folder import (
 
 # Kinds whose virtual tokens are vectors in front of the question, the same for every question.
 SOFT_PROMPTS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
+# Kinds that change what the model's layers compute for a token, whatever stands around it.
+LAYER_ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "HRA", "LN_TUNING")
 # Kinds that act in each layer by tokens of their own, which no module of the model stands for.
 _OF_EACH_LAYER = {
     "PREFIX_TUNING": "keys and values for every layer",
@@ -96,7 +98,9 @@ def no_prompt(kind: str) -> str:
         return f"is a {kind} adapter, which holds {held}; {_EXPECTED}"
     if kind == "None":
         return f"{CONFIG_FILE} names no peft_type; {_EXPECTED}"
-    return f"is a {kind} adapter, which changes the model's own layers; {_EXPECTED}"
+    if kind in LAYER_ADAPTERS:
+        return f"is a {kind} adapter, which changes the model's layers; give it with --adapter (in Python adapter=)"
+    return f"is a {kind} adapter; {_EXPECTED}"
 
 
 _EXPECTED = f"expected vectors in front of the question ({', '.join(SOFT_PROMPTS)}), which `dpc tune` makes"

@@ -21,7 +21,7 @@ from dpc.errors import UserError
 from dpc.files import write_atomically
 from dpc.model.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_json
 from dpc.model.asking import template_sha256
-from dpc.model.lm import FrozenLM
+from dpc.model.lm import FrozenLM, model_title
 from dpc.model.peft_adapter import PeftAdapter
 from dpc.prompt.virtual_tokens import WEIGHTS_KEY, virtual_tokens, virtual_tokens_of
 from dpc.settings import Init
@@ -165,6 +165,7 @@ def save_adapter(soft_prompt: SoftPrompt, lm: FrozenLM, directory: Path, provena
         **provenance,
         "format_version": FORMAT_VERSION,
         "base_model": lm.name,
+        **({} if lm.adapter is None else {"adapter": lm.adapter.name}),
         "revision": lm.revision,
         "tokenizer_sha256": tokenizer_fingerprint(lm.tokenizer),
         "vocab_size": lm.vocab_size,
@@ -272,9 +273,10 @@ def _check_provenance(lm: FrozenLM, adapter: PeftAdapter, provenance: dict[str, 
         if provenance[key] != value
     ]
     if differing:
+        base = model_title(provenance["base_model"], provenance.get("adapter"))
         raise UserError(
-            f"{adapter.label}: tuned on model '{provenance['base_model']}', which is not model '{lm.name}' "
-            f"({'; '.join(differing)}); load the model it was tuned on or tune a prompt for this one"
+            f"{adapter.label}: tuned on model '{base}', which is not model '{lm.title}' ({'; '.join(differing)}); "
+            "load the model it was tuned on or tune a prompt for this one"
         )
 
 

@@ -26,6 +26,7 @@ def describe_model(lm: FrozenLM) -> dict[str, Any]:
     """What identifies a model."""
     described = {"name": lm.name, "revision": lm.revision, "dtype": str(lm.dtype).removeprefix("torch.")}
     described |= {"quantized": lm.quantized} if lm.quantized else {}
+    described |= {} if lm.adapter is None else {"adapter": lm.adapter.name, "adapter_sha256": lm.adapter.sha256}
     return described | ({"trust_remote_code": True} if lm.trust_remote_code else {})
 
 

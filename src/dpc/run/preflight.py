@@ -81,7 +81,7 @@ def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prep
                 splits[split] = rows
         _check_splits(splits, found)
     outline = None
-    if draft.sound(("model",), ("revision",), ("dtype",), ("quantize",), ("device",)):
+    if draft.sound(("model",), ("revision",), ("dtype",), ("quantize",), ("adapter",), ("device",)):
         outline = found.attempt(
             load_outline,
             recipe.model,
@@ -90,6 +90,7 @@ def prepare(draft: Draft, output: Path, trust_remote_code: bool = False) -> Prep
             revision=recipe.revision,
             trust_remote_code=trust_remote_code,
             quantize=recipe.quantize,
+            adapter=recipe.adapter,
         )
     if outline is not None and draft.sound(("settings", "task")):
         outline = found.attempt(asked_alone, outline, recipe.settings.task.chat)

@@ -78,7 +78,7 @@ class Session:
         """What is looked at, for a page: name and value."""
         prompt = f"{len(self.prompt.vectors)} virtual tokens, sha256 {self.prompt.sha256[:12]}"
         return {
-            "model": self.lm.name,
+            "model": self.lm.title,
             "task": self.task.name,
             "asked": str(self.lm.asking),
             "method": self.method.name,
@@ -168,7 +168,7 @@ class TracedQuestion:
         decision, evidence = self.decision, self.decision.evidence
         return {
             "question": self.question,
-            "model": self.session.lm.name,
+            "model": self.session.lm.title,
             "asked": str(self.session.lm.asking),
             "prompt_sha256": self.session.prompt.sha256,
             "method": self.session.method.name,

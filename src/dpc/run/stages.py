@@ -227,7 +227,7 @@ def evaluate_methods(
         records,
         data.examples,
         data.task.also_graded,
-        model=lm.name,
+        model=lm.title,
         task=data.task.name,
         split=data.split,
         calibration=setup.calibration,

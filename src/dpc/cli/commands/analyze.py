@@ -22,6 +22,9 @@ def analyze(
     model: Annotated[
         str | None, typer.Option(help="The run's model, where it was moved; none: as the run says.")
     ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="The run's adapter, where it was moved; none: as the run says.")
+    ] = None,
     prompt: Annotated[Path | None, typer.Option(help="Folder of the run's prompt; none: the run's own.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, float64; none: the run's.")] = None,
     device: Device = "auto",
@@ -46,8 +49,9 @@ def analyze(
     with terminal() as report:
         described = analyze_run(
             directory,
-            lambda name, kind, revision, quantize: load_model(
-                model or name, kind, device, revision, trust_remote_code, threads, quantize
+            lambda name, kind, revision, quantize, adapted: load_model(
+                *(model or name, kind, device, revision, trust_remote_code, threads, quantize),
+                adapter or (adapted and [adapted]),
             ),
             names=names,
             instances=instances,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dpc.cli.options import (
+    Adapter,
     Device,
     Dtype,
     Limit,
@@ -32,6 +33,7 @@ def calibrate(
     prompt: OwnPrompt,
     model: Model = "zoo",
     revision: Revision = None,
+    adapter: Adapter = None,
     task: TaskName = "zoo",
     data: Source = None,
     split: Annotated[str, typer.Option(help="Split to choose on.")] = "dev",
@@ -50,7 +52,7 @@ def calibrate(
     """Choose a trigger's threshold, or ACT's heads, on the dev split, and store it beside the adapter."""
     if split == "test":
         raise UserError(f"--split test: what {method} chooses on test rows spoils the test; expected dev or train")
-    check_model(model, revision)
+    check_model(model, revision, adapter)
     prompt = own_prompt_folder(prompt)
     chosen = settings_for(model, settings)
     rows = load_data(task, split, data, chosen, limit)
@@ -70,7 +72,7 @@ def calibrate(
         refuse_to_shrink(prompt / (ACT if heads else calibration_file(value.calibrated or "flow")), count)
     run = RunDirectory(prompt, command_line())
     with run.lock(), terminal() as report:
-        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize, adapter)
         soft_prompt = load_prompt(lm, prompt, [value])
         assert soft_prompt is not None
         if heads:

@@ -9,6 +9,7 @@ import typer
 from dpc.cli.options import (
     METHOD_NAMES,
     METHODS_HELP,
+    Adapter,
     Device,
     Dtype,
     Limit,
@@ -39,6 +40,7 @@ def evaluate(
     other_prompts: OtherPrompts = None,
     model: Model = "zoo",
     revision: Revision = None,
+    adapter: Adapter = None,
     task: TaskName = "zoo",
     data: Source = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
@@ -62,7 +64,7 @@ def evaluate(
 
     names = method_names(methods)
     check_methods(names)
-    check_model(model, revision)
+    check_model(model, revision, adapter)
     chosen = settings_for(model, settings)
     folder = None if prompt is None else prompt_folder(prompt)
     others = [prompt_folder(each) for each in other_prompts or ()]
@@ -76,7 +78,7 @@ def evaluate(
 
     run, values = RunDirectory(output, command_line()), get_methods(names)
     with run.lock(), terminal() as report:
-        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize, adapter)
         setup = load_setup(lm, folder, values, chosen, task=rows.task.name, tau=tau, shots=shots, others=others)
         results = evaluate_methods(lm, setup, rows, values, chosen, run, report)
     show_results(results, output)

@@ -12,6 +12,7 @@ import typer
 
 from dpc.cli.options import (
     METHODS_HELP,
+    Adapter,
     Device,
     Dtype,
     Limit,
@@ -44,6 +45,7 @@ def generate(
     prompt: Prompt = None,
     model: Model = "zoo",
     revision: Revision = None,
+    adapter: Adapter = None,
     task: TaskName = "zoo",
     data: Source = None,
     method: Annotated[str, typer.Option(help=f"One method. {METHODS_HELP}")] = "dpc",
@@ -72,7 +74,7 @@ def generate(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_model(model, revision)
+    check_model(model, revision, adapter)
     chosen, known = settings_for(model, settings), get_task(task)
     folder = None if prompt is None else prompt_folder(prompt)
     questions = read_questions(source, limit)
@@ -85,14 +87,14 @@ def generate(
     from dpc.run.ways import asked_by, how_asked
 
     value = get_method(method)
-    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize, adapter)
     setup = load_setup(lm, folder, [value], chosen, task=known.name, tau=tau, shots=shots)
     if setup.soft_prompt is not None:
         tell(unrecorded_note(lm, setup.soft_prompt, chosen.task.chat))
     lm = asked_by(lm, setup, [value], chosen.task)[how_asked(value)]
     answers = answer_questions(lm, known, questions, value, setup, chosen)
-    ordered = answers if unordered else in_order(answers)
-    _write((answer_line(known, questions[index], answer, str(lm.asking)) for index, answer in ordered), output)
+    made = answers if unordered else in_order(answers)
+    _write((answer_line(known, questions[index], answer, str(lm.asking)) for index, answer in made), output)
 
 
 def _write(lines: Iterable[str], output: Path | None) -> None:

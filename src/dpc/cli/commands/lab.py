@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dpc.cli.options import (
+    Adapter,
     Device,
     Dtype,
     Model,
@@ -34,6 +35,7 @@ def lab(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     model: Model = "zoo",
     revision: Revision = None,
+    adapter: Adapter = None,
     task: TaskName = "zoo",
     tau: Tau = None,
     settings: Set = None,
@@ -48,13 +50,13 @@ def lab(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_model(model, revision)
+    check_model(model, revision, adapter)
     chosen, known = settings_for(model, settings), get_task(task)
     folder = prompt_folder(prompt)
     from dpc.cli.lab import run_lab
     from dpc.run.session import Session
 
-    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize, adapter)
     session = Session(lm, known, folder, chosen, get_method(method), tau)
     tell(session.format_note)
     run_lab(session, port, open_browser)

@@ -10,6 +10,7 @@ import typer
 from dpc.cli.options import (
     METHOD_NAMES,
     METHODS_HELP,
+    Adapter,
     Output,
     Set,
     Threads,
@@ -17,6 +18,7 @@ from dpc.cli.options import (
     check_folder,
     load_model,
     method_names,
+    one_adapter,
     quiet_datasets,
     quiet_transformers,
 )
@@ -62,6 +64,7 @@ def run(
     recipe: RecipeName = None,
     model: RunModel = None,
     revision: RunRevision = None,
+    adapter: Adapter = None,
     task: RunTask = None,
     data: RunData = None,
     methods: RunMethods = None,
@@ -88,6 +91,7 @@ def run(
     options = {
         "model": model,
         "revision": revision,
+        "adapter": one_adapter(adapter),
         "task": task,
         "data": data,
         "methods": None if methods is None else method_names(methods),
@@ -99,7 +103,7 @@ def run(
         "analyze": analyze,
     }
     draft = draft_recipe(recipe, options, settings or [])
-    check_folder(draft.recipe.model)
+    check_folder(draft.recipe.model, _listed(draft.recipe.adapter))
     quiet_datasets()
     quiet_transformers()
     from dpc.cli.show_plan import show_plan
@@ -108,6 +112,10 @@ def run(
         show_plan(draft, output, as_json, trust_remote_code)
         return
     _run(draft, output, trust_remote_code, threads)
+
+
+def _listed(adapter: str | None) -> list[str] | None:
+    return None if adapter is None else [adapter]
 
 
 def _run(draft: Draft, output: Path, trust_remote_code: bool, threads: int | None) -> None:
@@ -119,9 +127,8 @@ def _run(draft: Draft, output: Path, trust_remote_code: bool, threads: int | Non
     with terminal() as report:
         job = RecipeRun(draft, output, command=command_line(), report=report, trust_remote_code=trust_remote_code)
         chosen = job.recipe
-        lm = load_model(
-            chosen.model, chosen.dtype, chosen.device, chosen.revision, trust_remote_code, threads, chosen.quantize
-        )
+        named = (chosen.model, chosen.dtype, chosen.device, chosen.revision)
+        lm = load_model(*named, trust_remote_code, threads, chosen.quantize, _listed(chosen.adapter))
         results = job.run(lm)
     for seed, path in job.directories.items():
         show_results(results[seed], path)

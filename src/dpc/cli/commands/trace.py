@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dpc.cli.options import (
+    Adapter,
     Device,
     Dtype,
     Model,
@@ -40,6 +41,7 @@ def trace(
     ] = None,
     model: Model = "zoo",
     revision: Revision = None,
+    adapter: Adapter = None,
     task: TaskName = "zoo",
     tau: Tau = None,
     settings: Set = None,
@@ -55,7 +57,7 @@ def trace(
     from dpc.tasks import get_task
 
     check_methods([method])
-    check_model(model, revision)
+    check_model(model, revision, adapter)
     for path, option in ((html, "--html"), (npz, "--npz")):
         if path is not None:
             check_output(path, option)
@@ -64,7 +66,7 @@ def trace(
     from dpc.cli.show_trace import show_trace
     from dpc.run.session import Session
 
-    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
+    lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize, adapter)
     session = Session(lm, known, folder, chosen, get_method(method), tau)
     tell(session.format_note)
     show_trace(session.trace(question, token=token), as_json=as_json, npz=npz, html=html)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dpc.cli.options import (
+    Adapter,
     Device,
     Dtype,
     Model,
@@ -29,6 +30,7 @@ def tune(
     output: Annotated[Path, typer.Option(help="Folder for the adapter; the same command goes on where it stopped.")],
     model: Model = "zoo",
     revision: Revision = None,
+    adapter: Adapter = None,
     task: TaskName = "zoo",
     data: Source = None,
     settings: Set = None,
@@ -39,7 +41,7 @@ def tune(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Tune a soft prompt on the train split; the best on the dev split is kept as a PEFT adapter."""
-    check_model(model, revision)
+    check_model(model, revision, adapter)
     chosen = settings_for(model, settings)
     train, dev = load_data(task, "train", data, chosen), load_data(task, "dev", data, chosen)
     from dpc.cli.progress import terminal
@@ -50,5 +52,5 @@ def tune(
         for rows in (train, dev):
             if (left_out := rows.left_out()) is not None:
                 report.say(f"note: {left_out}")
-        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize)
+        lm = load_model(model, dtype, device, revision, trust_remote_code, threads, quantize, adapter)
         tune_prompt(lm, train, dev, chosen, output, resume=True, report=report)

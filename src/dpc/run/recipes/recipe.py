@@ -33,6 +33,7 @@ class Recipe(BaseModel):
 
     model: str = Field("zoo", min_length=1, description="hub id, folder or GGUF file of a causal language model")
     revision: str | None = Field(None, min_length=1, description="branch, tag or commit of the model on the hub")
+    adapter: str | None = Field(None, min_length=1, description="folder or hub id of an adapter for its layers")
     task: str = Field("zoo", description="benchmark")
     data: str | None = Field(None, min_length=1, description="hub id, folder or file; none: the task's own source")
     dtype: Dtype = Field("auto", description="type of the weights")

@@ -177,7 +177,7 @@ def test_factors_of_several_tasks_are_refused_and_peft_makes_one_of_them_an_adap
         (peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), "LORA adapter, which changes the model's"),
         (
             peft.IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]),
-            "IA3 adapter, which changes the model's own layers",
+            "IA3 adapter, which changes the model's layers",
         ),
         (
             peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1),

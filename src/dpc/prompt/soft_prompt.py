@@ -23,6 +23,7 @@ from dpc.model.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_jso
 from dpc.model.asking import template_sha256
 from dpc.model.lm import FrozenLM, model_title
 from dpc.model.peft_adapter import PeftAdapter
+from dpc.prompt.base_model import README_FILE, adapter_readme, loadable_base
 from dpc.prompt.virtual_tokens import WEIGHTS_KEY, virtual_tokens, virtual_tokens_of
 from dpc.settings import Init
 from dpc.types import Format
@@ -152,9 +153,10 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def save_adapter(soft_prompt: SoftPrompt, lm: FrozenLM, directory: Path, provenance: Mapping[str, Any]) -> None:
     """Write the prompt as a PEFT prompt-tuning adapter, and its provenance as ``dpc.json`` in the same directory.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` loads it. ``dpc.json`` holds the JSON values ``provenance``, and
-    what identifies model, tokenizer and prompt; the latter wins where names are equal. Every file is written
-    atomically, the weights last, so ``load_adapter`` refuses what an interrupted write leaves.
+    ``peft.PeftModel.from_pretrained(base, directory)`` loads it, and ``AutoPeftModelForCausalLM`` with its model.
+    ``dpc.json`` holds the JSON values ``provenance``, and what identifies model, tokenizer and prompt; the latter wins
+    where names are equal. Every file is written atomically, the weights last, so ``load_adapter`` refuses what an
+    interrupted write leaves.
 
     Raises ``UserError`` if the directory can't be written, or if the prompt does not fit the model.
     """
@@ -177,6 +179,8 @@ def save_adapter(soft_prompt: SoftPrompt, lm: FrozenLM, directory: Path, provena
     }
     tensors = {WEIGHTS_KEY: soft_prompt.vectors.detach().cpu().contiguous()}
     write_atomically(directory / PROVENANCE_FILE, _json_bytes(stamped))
+    if not (directory / README_FILE).exists():
+        write_atomically(directory / README_FILE, adapter_readme(lm, length).encode())
     write_atomically(directory / CONFIG_FILE, _json_bytes(_peft_config(lm, length)))
     write_atomically(directory / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
 
@@ -185,9 +189,11 @@ def _peft_config(lm: FrozenLM, length: int) -> dict[str, Any]:
     # Importing peft takes seconds, and only saving needs it.
     from peft import PromptTuningConfig, TaskType
 
+    base, revision = loadable_base(lm)
     config = PromptTuningConfig(
         task_type=TaskType.CAUSAL_LM,
-        base_model_name_or_path=lm.name,
+        base_model_name_or_path=base,
+        revision=revision,
         inference_mode=True,
         num_virtual_tokens=length,
         token_dim=lm.hidden_size,

@@ -76,8 +76,7 @@ def generate(
     check_methods([method])
     check_model(model, revision, adapter)
     chosen, known = settings_for(model, settings), get_task(task)
-    folder = None if prompt is None else prompt_folder(prompt)
-    questions = read_questions(source, limit)
+    folder, questions = None if prompt is None else prompt_folder(prompt), read_questions(source, limit)
     if output is not None:
         check_output(output, "--output", [None if source == "-" else Path(source)])
     shots = load_shots(known, data, chosen.task)

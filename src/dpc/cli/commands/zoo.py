@@ -1,4 +1,4 @@
-"""``dpc zoo``: the embedded default, made again."""
+"""``dpc zoo``: the embedded default, where it is, and how it was made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-zoo = typer.Typer(help="The embedded default: train its model, write its benchmark.", no_args_is_help=True)
+zoo = typer.Typer(help="The embedded default: its folder, its training, its benchmark.", no_args_is_help=True)
+
+
+@zoo.command("path")
+def zoo_path() -> None:
+    """Print the folder of the embedded model, for transformers, PEFT and other programs."""
+    from dpc.zoo import model_folder
+
+    typer.echo(model_folder())
 
 
 @zoo.command("train")

@@ -187,14 +187,15 @@ def test_a_model_object_is_checked_once_for_each_way_of_decoding() -> None:
     passes: list[None] = []
     for each in (lm, other):
         each.model.register_forward_pre_hook(lambda module, args: passes.append(None))
-    for _ in range(2):
-        Decoder(lm, DecodingSettings(slots=False))
+    Decoder(lm, DecodingSettings(slots=False))
     plain = len(passes)
-    assert 0 < plain < 20
+    Decoder(lm, DecodingSettings(slots=False))
+    assert len(passes) == plain > 0
+    Decoder(other, DecodingSettings(slots=False))
     passes.clear()
     Decoder(lm)
     checked = len(passes)
-    assert checked > 10
+    assert checked > 5
     Decoder(lm, DecodingSettings(batch_size=2))
     assert len(passes) == checked
     Decoder(other)

@@ -15,7 +15,7 @@ endif
 
 install = $(python) -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test coverage test-browser test-gpu test-real check format docs tutorial site clean
+.PHONY: help demo test coverage test-browser test-gpu test-real check format docs models tutorial site clean
 .NOTPARALLEL:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make check         formatting, lint, types, generated documentation"
 	@echo "make format        fix formatting and lint"
 	@echo "make docs          write the generated documentation"
+	@echo "make models        compare every architecture with its own code, for docs/models.md; NAMES=... only these"
 	@echo "make tutorial      run docs/tutorial.ipynb and keep its outputs"
 	@echo "make site          build the documentation, with the reference of the package, as site/index.html"
 
@@ -66,6 +67,11 @@ format: $(develop)
 	$(tracked) .py .ipynb | xargs $(python) -m ruff check --fix
 
 docs: $(develop)
+	$(python) scripts/docs.py
+
+# Without the network, and on one thread a process.
+models: $(develop)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=scripts $(python) -m tests.architectures.record $(NAMES)
 	$(python) scripts/docs.py
 
 tutorial: $(develop)

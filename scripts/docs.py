@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args, get_type_hints
 
+from models_table import TABLES
 from rooms import FORBIDDEN, ROOMS
 from tracked import tracked_files
 
@@ -225,6 +226,11 @@ def bench(_: str) -> list[str]:
     return markdown_lines(read_lines(ROOT / "benchmarks/results.jsonl"))
 
 
+def models(argument: str) -> list[str]:
+    """The table ARGUMENT of ``docs/results/models.json``, which ``make models`` writes."""
+    return TABLES[argument](_kept("models.json", "results of make models"))
+
+
 GENERATORS: dict[str, Callable[[str], list[str]]] = {
     "tree": tree,
     "rooms": rooms,
@@ -234,6 +240,7 @@ GENERATORS: dict[str, Callable[[str], list[str]]] = {
     "finding": finding,
     "seeds": seeds,
     "bench": bench,
+    "models": models,
 }
 
 

@@ -6,6 +6,7 @@ from tests.architectures.dense import DENSE
 from tests.architectures.entry import Architecture
 from tests.architectures.experts import EXPERTS
 from tests.architectures.hybrids import HYBRIDS
+from tests.architectures.multimodal import MULTIMODAL
 from tests.architectures.older import OLDER
 
-TABLE: dict[str, Architecture] = {**DENSE, **EXPERTS, **HYBRIDS, **OLDER}
+TABLE: dict[str, Architecture] = {**DENSE, **EXPERTS, **HYBRIDS, **MULTIMODAL, **OLDER}

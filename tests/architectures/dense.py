@@ -6,8 +6,9 @@ from typing import Any
 
 from tests.architectures.entry import WINDOW, Architecture, by_layer
 
-# Rows of the comparison are shorter and longer than this.
-SWITCH = 24
+# Rows of the comparison are shorter and longer than SWITCH. Where frequencies change with the longest row of a batch,
+# a context ends there, so it is LONGEST, and all rows fit.
+SWITCH, LONGEST = 24, 64
 
 
 def rope(kind: str, **more: Any) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
 LONGROPE = {
     "short_factor": [1.0, 1.1, 1.2, 1.3],
     "long_factor": [2.0, 4.0, 6.0, 8.0],
-    "original_max_position_embeddings": SWITCH,
+    "original_max_position_embeddings": LONGEST,
 }
 WINDOWS = {"sliding_window": WINDOW, "layer_types": by_layer("sliding_attention", "full_attention")}
 GEMMA = {"head_dim": 12, "query_pre_attn_scalar": 5, "sliding_window": WINDOW}
@@ -130,15 +131,15 @@ DENSE = {
     "phi3_window": Architecture("phi3", "Phi-3-mini 4k (window)", {"sliding_window": WINDOW}),
     "phi3_longrope": Architecture(
         "phi3",
-        "Phi-3 128k, Phi-3.5-mini",
-        {**rope("longrope", **LONGROPE), "original_max_position_embeddings": SWITCH},
+        "Phi-3 128k, Phi-3.5-mini (rows within the original context)",
+        {**rope("longrope", **LONGROPE), "original_max_position_embeddings": LONGEST},
     ),
     "phi4_mini": Architecture(
         "phi3",
-        "Phi-4-mini",
+        "Phi-4-mini (rows within the original context)",
         {
             **rope("longrope", **LONGROPE | {"short_factor": [1.0] * 3, "long_factor": [2.0, 4.0, 6.0]}),
-            "original_max_position_embeddings": SWITCH,
+            "original_max_position_embeddings": LONGEST,
             "partial_rotary_factor": 0.75,
         },
     ),

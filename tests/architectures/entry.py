@@ -38,8 +38,8 @@ class Architecture:
     """One configuration of a tiny model.
 
     model_type: as in config.json. models: checkpoints that people know. own: keywords beside the common sizes, a
-    ``Cycle`` for values by layer. layers: enough for every kind of layer. small_weights: the architecture does not draw
-    its weights with ``initializer_range``.
+    ``Cycle`` for values by layer, an ``Architecture`` for the configuration of a part. layers: enough for every kind of
+    layer. small_weights: the architecture does not draw its weights with ``initializer_range``.
     """
 
     model_type: str
@@ -53,11 +53,17 @@ class Architecture:
         kind, count = CONFIG_MAPPING[self.model_type], layers or self.layers
         known = {each.name for each in fields(kind)} | set(kind.attribute_map)
         sizes = {name: value for name, value in _SIZES.items() if name in known}
-        own = {name: value.of(count) if isinstance(value, Cycle) else value for name, value in self.own.items()}
+        own = {name: _value(value, vocab, count) for name, value in self.own.items()}
         tokens = {"vocab_size": vocab, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
         config = kind(**tokens | {"num_hidden_layers": count} | sizes | own)
         assert isinstance(config, PreTrainedConfig)
         return config
+
+
+def _value(value: Any, vocab: int, layers: int) -> Any:
+    if isinstance(value, Architecture):
+        return value.config(vocab, layers)
+    return value.of(layers) if isinstance(value, Cycle) else value
 
 
 def by_layer(*kinds: Any) -> Cycle:

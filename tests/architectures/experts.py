@@ -54,7 +54,7 @@ EXPERTS = {
     "flex_olmo": Architecture("flex_olmo", "FlexOlmo", {"num_experts": 4, "num_experts_per_tok": 2}),
     "phimoe": Architecture(
         "phimoe",
-        "Phi-3.5-MoE, with longrope",
+        "Phi-3.5-MoE (rows within the original context)",
         {**LOCAL, **rope("longrope", **LONGROPE, short_mscale=1.1, long_mscale=1.2)},
     ),
     "phimoe_default": Architecture("phimoe", "Phi-tiny-MoE, Phi-mini-MoE", LOCAL),

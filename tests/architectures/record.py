@@ -22,13 +22,13 @@ import transformers
 from dpc.cli import run_command
 from dpc.errors import UserError
 from dpc.model.loading import load_lm, load_outline
+from models_table import DTYPES
 from tests.architectures import TABLE
 from tests.architectures.comparison import Comparison, write_adapter
 from tests.paths import ROOT
 from tests.tiny_models import byte_tokenizer, tiny_lm
 
 RESULTS = ROOT / "docs/results/models.json"
-DTYPES = ("float32", "bfloat16")
 
 
 def entry(name: str, folder: Path, dtypes: Sequence[str] = DTYPES) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 def main(names: Sequence[str]) -> None:
     """Compare ``names``, all if there are none, and keep the results of the others."""
-    kept = json.loads(RESULTS.read_text())["configurations"] if names else {}
+    kept = json.loads(RESULTS.read_text("utf-8"))["configurations"] if names else {}
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for name, found in pool.map(_entry, names or list(TABLE)):
@@ -102,7 +102,7 @@ def main(names: Sequence[str]) -> None:
             kept[name] = found
     versions = {library: version(library) for library in ("torch", "transformers", "peft")}
     ordered = {name: kept[name] for name in TABLE if name in kept}
-    RESULTS.write_text(json.dumps({"versions": versions, "configurations": ordered}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"versions": versions, "configurations": ordered}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

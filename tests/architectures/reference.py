@@ -58,14 +58,17 @@ def _answer_without_cache(model: PreTrainedModel, vectors: Tensor, question: Seq
     return tuple(written)
 
 
+def rounded(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """``values``, changed at random by as much as ``dtype`` rounds them."""
+    return values * (1 + torch.randn(values.shape, generator=generator) * torch.finfo(dtype).eps)
+
+
 @torch.no_grad()
 def all_logits(model: PreTrainedModel, vectors: Tensor, ids: Sequence[int], noise: int = 0) -> Tensor:
-    """Logits at every position without a cache: one row, and ``noise`` copies with inputs changed by their rounding."""
-    embeds = embedded(model, vectors, ids)
-    generator = torch.Generator().manual_seed(4)
-    changed = torch.randn(noise, *embeds.shape[1:], generator=generator) * torch.finfo(embeds.dtype).eps
-    embeds = torch.cat([embeds, embeds * (1 + changed.to(embeds.dtype))])
-    logits: Tensor = model(inputs_embeds=embeds, use_cache=False).logits
+    """Logits at every position without a cache: one row, and ``noise`` copies of it, each rounded another way."""
+    embeds, generator = embedded(model, vectors, ids), torch.Generator().manual_seed(4)
+    copies = rounded(embeds.float().expand(noise, -1, -1), embeds.dtype, generator)
+    logits: Tensor = model(inputs_embeds=torch.cat([embeds, copies.to(embeds)]), use_cache=False).logits
     return logits.float()
 
 
@@ -75,7 +78,7 @@ def rounding(model: PreTrainedModel, exact: PreTrainedModel, vectors: Tensor, id
     As a share of the largest logit of each position. exact: the same weights in float32.
     """
     truth = all_logits(exact, vectors, ids)
-    errors = (all_logits(model, vectors, ids, noise=8) - truth).abs().amax(-1) / truth.abs().amax(-1)
+    errors = (all_logits(model, vectors, ids, noise=32) - truth).abs().amax(-1) / truth.abs().amax(-1)
     return float(errors.max())
 
 

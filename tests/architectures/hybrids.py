@@ -213,7 +213,7 @@ HYBRIDS = {
         {**LOCAL, "head_dim": 8, "layer_types": LINEAR, "block_size": 8},
         layers=4,
     ),
-    "doge": Architecture("doge", "Doge 20M to 320M", {"keep_window_size": WINDOW}),
+    "doge": Architecture("doge", "Doge 20M to 320M", {"keep_window_size": 400}),
     "zaya": Architecture(
         "zaya", "ZAYA1", {"num_experts": 4, "moe_intermediate_size": 24, "head_dim": 8, "router_hidden_size": 8}
     ),
@@ -238,5 +238,5 @@ HYBRIDS = {
     ),
     "falcon_mamba": Architecture("falcon_mamba", "Falcon-Mamba 7B", {"state_size": 8}),
     "rwkv": Architecture("rwkv", "RWKV-4", small_weights=True),
-    "xlstm": Architecture("xlstm", "xLSTM 7B", {"num_heads": 4}, small_weights=True),
+    "xlstm": Architecture("xlstm", "xLSTM 7B", {"num_heads": 4, "hidden_size": 128}, small_weights=True),
 }

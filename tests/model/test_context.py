@@ -24,7 +24,7 @@ from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.prompt.target_loss import target_loss
 from dpc.settings import DecodingSettings
 from tests.model.checkpoints import edit_json, save, tiny_model
-from tests.tiny_models import byte_tokenizer
+from tests.tiny_models import byte_tokenizer, tiny_lm
 
 ORIGINAL, WHOLE = 48, 512
 LONGROPE = {
@@ -185,3 +185,14 @@ def test_llama_4_answers_as_each_row_does_alone_up_to_where_its_attention_temper
             assert logits[len(question) - 1 : -1].argmax(-1).tolist() == list(answer.ids)
     with pytest.raises(UserError, match=rf"{ORIGINAL} tokens \(floor_scale: past it, attn_temperature_tuning scales"):
         Decoder(lm).all([Request(tokens(ORIGINAL, 1))], 4)
+
+
+def test_a_model_that_states_no_context_has_one_that_its_positions_can_count() -> None:
+    assert tiny_lm("recurrent_gemma").context == 2**20
+    assert tiny_lm("mamba").context == 2**20
+
+
+def test_a_context_ends_where_doge_masks_tokens_by_their_values() -> None:
+    lm = tiny_lm("doge")
+    assert lm.context == lm.model.config.keep_window_size < lm.model.config.max_position_embeddings
+    assert "keep_window_size" in str(lm.context_limit)

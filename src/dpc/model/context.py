@@ -9,6 +9,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
+# Tokenizers without a limit state 1e30. A position must fit an integer of the model.
+_NO_LIMIT = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -33,7 +36,7 @@ def context_of(config: PreTrainedConfig, otherwise: int) -> Context:
     before are not rotated again. Up to that length, every row is what it would be alone.
     """
     stated = getattr(config, "max_position_embeddings", None)
-    context = Context(otherwise if stated is None else int(stated))
+    context = Context(min(otherwise, _NO_LIMIT) if stated is None else int(stated))
     for parameters in _rope_parameters(getattr(config, "rope_parameters", None)):
         kind = str(parameters.get("rope_type", parameters.get("type")))
         if kind == "longrope":
@@ -53,6 +56,10 @@ def context_of(config: PreTrainedConfig, otherwise: int) -> Context:
         # Scaled are positions p with p + 1 >= floor_scale.
         reason = "floor_scale: past it, attn_temperature_tuning scales queries by their place in the batch"
         context = Context(int(floor) - 1, reason)
+    kept = getattr(config, "keep_window_size", None)
+    if kept and kept < context.tokens:
+        reason = "keep_window_size: past it, tokens are masked by their values, and padding counts among them"
+        context = Context(int(kept), reason)
     return context
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from models_table import DTYPES, WRONG
 from tests.architectures import TABLE
-from tests.architectures.known import KNOWN
 from tests.architectures.record import RESULTS, entry
 
 # The tests of single parts run on ten more.
@@ -50,10 +49,10 @@ def test_a_refused_model_ends_every_command_with_the_same_line(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_a_model_equals_its_own_code_or_is_refused(name: str, tmp_path: Path) -> None:
-    found = entry(name, tmp_path)
-    assert bool(wrong(found)) == (name in KNOWN), (wrong(found), KNOWN.get(name))
-    if name in RECORDED:
-        assert outcomes(found, "float32") == outcomes(RECORDED[name], "float32")
+    found, recorded = entry(name, tmp_path), RECORDED.get(name, {})
+    # What is wrong is at least said in docs/models.md.
+    assert wrong(found) == [] or wrong(recorded) != []
+    assert not recorded or outcomes(found, "float32") == outcomes(recorded, "float32")
 
 
 def test_the_results_in_the_documents_are_those_of_the_table() -> None:

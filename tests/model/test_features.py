@@ -54,7 +54,6 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("granite_swa", {}, "attention of its own", "model_type: granite_swa"),
     ("diffllama", {}, "several attentions", "model_type: diffllama"),
     ("longcat_flash", {}, "several attentions", "model_type: longcat_flash"),
-    ("rwkv", {}, "without a gradient", "model_type: rwkv"),
     ("gptj", {}, "can't be captured", "model_type: gptj"),
     ("bloom", {}, "can't be captured", "model_type: bloom"),
     ("mpt", {}, "can't be captured", "model_type: mpt"),

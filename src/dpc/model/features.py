@@ -29,7 +29,7 @@ _OWN_ATTENTION = frozenset({"ctrl", "granite_swa", "granitemoe_swa"})
 # Several attention modules in one layer.
 _SEVERAL = frozenset({"diffllama", "longcat_flash"})
 # No softmax attention at all, so that none is hidden.
-_STATES_ALONE = frozenset({"mamba", "mamba2", "falcon_mamba", "xlstm"})
+_STATES_ALONE = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
 # Kinds of quantized weights that pass the comparison and have a gradient with respect to their input; ``quantized.py``
 # refuses 8 bits.
 _QUANTIZED = frozenset({"bitsandbytes"})
@@ -217,13 +217,6 @@ FEATURES: tuple[Feature, ...] = (
         reason="saliency is that of one softmax a layer",
         models="DiffLlama, LongCat-Flash",
         value=_among(_SEVERAL),
-    ),
-    Feature(
-        name="a recurrence without a gradient",
-        field="model_type",
-        reason="no gradient reaches the soft prompt, so that it can't be tuned",
-        models="RWKV-4",
-        value=_among(frozenset({"rwkv"})),
     ),
     Feature(
         name="attention that can't be captured",

@@ -47,9 +47,9 @@ def tiny_lm(
         if TABLE[architecture].small_weights:
             _redraw(model)
         for key, parameter in model.named_parameters():
-            # Doge: at zero all keys have the same bias, and rounding decides which are kept.
+            # Doge: at zero or below, many keys have the same bias, and chance decides which are kept.
             if key.endswith("self_attn.A"):
-                nn.init.normal_(parameter)
+                nn.init.uniform_(parameter, 0.5, 1.5)
     model = model.to(dtype).eval().requires_grad_(False)
     return FrozenLM(model=model, tokenizer=tokenizer, name=f"tiny-{architecture}", revision=f"seed-{seed}")
 

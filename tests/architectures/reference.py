@@ -119,6 +119,10 @@ def saliency(
 def _eager(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
     """Records the probabilities that the eager attention function of each layer returns."""
     seen: dict[int, Tensor] = {}
+    running: list[int] = []
+    blocks = getattr(model.get_decoder(), "layers", [])
+    # Attention modules that are shared by blocks know no layer (Zamba).
+    hooks = [b.register_forward_pre_hook(lambda *_, i=i: running.append(i)) for i, b in enumerate(blocks)]
     names = {type(module).__module__ for module in model.modules()}
     files = [sys.modules[name] for name in names if hasattr(sys.modules[name], "eager_attention_forward")]
     before = [(file, file.eager_attention_forward) for file in files]
@@ -126,8 +130,9 @@ def _eager(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
     def recorded(function: Any) -> Any:
         def call(module: Any, *args: Any, **keywords: Any) -> Any:
             output, probabilities = function(module, *args, **keywords)
-            assert module.layer_idx not in seen, "a layer ran twice"
-            seen[module.layer_idx] = probabilities
+            layer = running[-1] if module.layer_idx in (None, -1) else module.layer_idx
+            assert layer not in seen, "a layer ran twice"
+            seen[layer] = probabilities
             return output, probabilities
 
         return call
@@ -139,6 +144,8 @@ def _eager(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
             file.eager_attention_forward = recorded(function)
         yield seen
     finally:
+        for hook in hooks:
+            hook.remove()
         for file, function in before:
             file.eager_attention_forward = function
         model.set_attn_implementation(own)

@@ -252,6 +252,12 @@ def test_without_heads_it_is_prompt_tuning() -> None:
     assert [a.final for a in made] == greedy(lm, [Request(q, prompt_for(lm)) for q in QUESTIONS], NEW_TOKENS)
 
 
+def test_a_model_that_keeps_states_beside_keys_is_refused() -> None:
+    refused = pytest.raises(UserError, match=r"^method act: Lfm2ForCausalLM has layers that keep states beside keys")
+    with refused, calibrated_attention(tiny_lm("lfm2"), SinkCalibration(((1, 0),), 1.0, 0.4)):
+        pass
+
+
 def test_heads_must_have_been_searched_and_be_there() -> None:
     lm = tiny_lm("llama")
     with pytest.raises(UserError, match="--method act"):

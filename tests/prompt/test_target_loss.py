@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import Cache
 
 from dpc.errors import UserError
@@ -77,6 +78,22 @@ def test_padding_changes_neither_loss_nor_gradient(architecture: str) -> None:
     alone = [loss_and_gradient(lm, prompt, [row]) for row in rows]
     for batched, single in zip(together, map(sum, zip(*alone, strict=True)), strict=True):
         assert (batched - single).norm() < 1e-5 * single.norm()
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "falcon_h1", "mamba", "qwen3_next"])
+def test_the_gradient_of_a_hybrid_is_the_model_s_own_on_one_row_at_a_time(architecture: str) -> None:
+    lm = tiny_lm(architecture)
+    rows = rows_of(lm, [("a", " 1"), ("a far longer question =", " 2"), ("c =", " a far longer answer")])
+    prompt = init_prompt(lm, LENGTH, "random", seed=0).vectors
+    leaf, expected = prompt.clone().requires_grad_(True), torch.zeros(())
+    for question, target in rows:
+        embedded = torch.cat([leaf, lm.embed(torch.tensor(question + target))])[None]
+        logits = lm.model(inputs_embeds=embedded, use_cache=False).logits[0, LENGTH + len(question) - 1 : -1]
+        expected = expected + cross_entropy(logits, torch.tensor(target), reduction="sum")
+    loss, gradient = loss_and_gradient(lm, prompt, rows)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
+    own = torch.autograd.grad(expected, leaf)[0]
+    assert (gradient - own).norm() < 1e-5 * own.norm()
 
 
 def test_the_prompt_runs_through_the_model_once_for_all_rows(lm: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:

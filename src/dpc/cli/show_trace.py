@@ -59,6 +59,8 @@ def print_trace(console: Console, traced: TracedQuestion) -> None:
     console.print(Text(f"\nS_acc(j): what each virtual token receives, largest {float(look.profile.max()):.2e}"))
     console.print(Text(f"information {gathers} in one of them (largest against {k:g} times the mean)"))
     console.print(Text(profile_strip(look.profile.tolist(), decision.key_token, console.width)))
+    if layers := traced.layers_read():
+        console.print(Text(f"\nsaliency: {layers}"))
     console.print(Text(_timing(traced.trace)))
 
 

@@ -25,7 +25,7 @@ from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
 from dpc.model.capture import read_call
-from dpc.model.eager_check import check_reproduces
+from dpc.model.eager_check import keeps_only_keys, softmax_layers
 from dpc.model.lm import FrozenLM
 
 IMPLEMENTATION = "dpc_act"
@@ -147,6 +147,19 @@ def _attention_of(call: AttentionCall, chosen: Sequence[int], heads: int) -> tup
     return attention, picked.value.to(call.precision)
 
 
+def layers_to_calibrate(lm: FrozenLM) -> tuple[int, ...]:
+    """All layers. Raises ``UserError`` unless each has softmax attention and keeps nothing but keys and values.
+
+    ACT decodes padded batches, and padding on the left would change a recurrent state.
+    """
+    if not keeps_only_keys(lm):
+        raise UserError(
+            f"method act: {type(lm.model).__name__} has layers that keep states beside keys and values (convolution, "
+            "state space or linear attention), expected softmax attention alone; leave act out, other methods work"
+        )
+    return softmax_layers(lm)
+
+
 @contextmanager
 def calibrated_attention(lm: FrozenLM, calibration: SinkCalibration) -> Iterator[ActCache]:
     """Inside, forward passes with the cache that is yielded have the sinks of chosen heads calibrated.
@@ -154,9 +167,10 @@ def calibrated_attention(lm: FrozenLM, calibration: SinkCalibration) -> Iterator
     One batch a cache: its first pass holds soft prompts and questions, padded on the left. The model's own attention
     is restored on exit, also after an error.
 
-    Raises ``UserError`` for a head that the model doesn't have, or attention that cannot be reproduced.
+    Raises ``UserError`` for a head that the model doesn't have, attention that cannot be reproduced, or a model that
+    ``layers_to_calibrate`` refuses.
     """
-    check_reproduces(lm)
+    layers_to_calibrate(lm)
     heads = int(lm.config.num_attention_heads)
     for layer, head in calibration.heads:
         if not (0 <= layer < lm.layers and 0 <= head < heads):

@@ -9,7 +9,8 @@ from inspect import unwrap
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from dpc.errors import UserError
 
@@ -91,6 +92,16 @@ def softmax_blocks(model: PreTrainedModel) -> tuple[int, ...]:
     Runs nothing, so it works for a model without weights. ``eager_check.softmax_layers`` says what really ran.
     """
     return tuple(layer for layer, found in enumerate(_attention_of_blocks(model)) if found)
+
+
+def has_states(model: PreTrainedModel) -> bool:
+    """Whether a block keeps more than keys and values: the state of a convolution, a recurrence or linear attention.
+
+    By source code and configuration: runs nothing.
+    """
+    every = len(softmax_blocks(model)) == int(model.config.get_text_config().num_hidden_layers)
+    layers = DynamicCache(config=model.config).layers
+    return not every or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def _attention_of_blocks(model: PreTrainedModel) -> list[list[nn.Module]]:

@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.masking_utils import eager_mask
 
 from dpc.errors import UserError
 from dpc.model.attention_call import AttentionCall
 from dpc.model.attention_switch import AttentionImplementation
-from dpc.model.blocks import decoder_blocks
+from dpc.model.blocks import decoder_blocks, has_states
 from dpc.model.capture import SUPPORTED, layer_index, observed_attention, require_interface
 from dpc.model.lm import FrozenLM
 from dpc.model.short_windows import LONGEST_WINDOW, WINDOWS, short_windows
@@ -74,7 +73,7 @@ def check_reproduces(lm: FrozenLM) -> None:
     with torch.inference_mode(False), torch.no_grad(), short_windows(model):
         embedded = lm.embed(ids.to(lm.device))
         captured = _captured(lm, embedded)
-        only_keys = len(captured.modules) == lm.layers and not _has_states(model)
+        only_keys = len(captured.modules) == lm.layers and not has_states(model)
         # Without the config, so that layers with a sliding window keep all positions as well.
         cache = DynamicCache() if only_keys else None
         with eager_reference(model):
@@ -127,12 +126,6 @@ def as_block_output(lm: FrozenLM, hidden: Float[Tensor, "batch row d"]) -> Any:
     check_reproduces(lm)
     others = _REPRODUCED[lm.model].outputs - 1
     return hidden if others < 0 else (hidden, *[None] * others)
-
-
-def _has_states(model: PreTrainedModel) -> bool:
-    """Whether a layer keeps a state of convolution or recurrence, beside keys and values or instead of them."""
-    layers = DynamicCache(config=model.config).layers
-    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def check_length(lm: FrozenLM) -> int:

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from dpc.errors import UserError
+from dpc.model.blocks import has_states
 from dpc.model.lm import FrozenLM
 from dpc.types import IGNORED_LABEL
 
@@ -76,8 +77,9 @@ def target_loss(
     """Cross-entropy of the targets after ``[prompt | question]``, summed over their tokens, in nats.
 
     The loss of prompt tuning (arXiv 2503.13208, section 3.1). With ``shared_prompt`` the prompt's keys and values are
-    computed once for all rows, with gradient; otherwise the prompt is put before each row. Rows are padded on the right
-    without a mask: causal attention never reaches the padding. ``vectors`` are cast to the model's type.
+    computed once for all rows, with gradient; otherwise, and in a model that keeps other states, the prompt is put
+    before each row. Rows are padded on the right without a mask: neither causal attention nor a recurrence reaches the
+    padding. ``vectors`` are cast to the model's type.
 
     Raises ``UserError`` for a row that exceeds the context.
     """
@@ -96,7 +98,7 @@ def target_loss(
     embedded = lm.embed(ids.to(lm.device))
     # If a question is empty, the prompt's last position predicts the first token of the target.
     first = min(len(question) for question, _ in rows)
-    if shared_prompt:
+    if shared_prompt and not has_states(lm.model):
         cache, before = _shared_prefix(lm, vectors.to(embedded), len(rows))
         logits = lm.last_logits(embedded, widest - first + bool(first), {"past_key_values": cache, "use_cache": True})
         if not first:

@@ -15,8 +15,7 @@ from dpc.engine import Decoder, Request, by_length, check_fits
 from dpc.engine.plain import greedy, prefill_inputs
 from dpc.errors import UserError
 from dpc.files import read_json, write_atomically, write_json
-from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention
-from dpc.model.eager_check import softmax_layers
+from dpc.methods.act_attention import Head, SinkCalibration, calibrated_attention, layers_to_calibrate
 from dpc.model.lm import FrozenLM
 from dpc.prompt.asked import asked_with, describe_asking
 from dpc.prompt.soft_prompt import SoftPrompt
@@ -134,7 +133,7 @@ def search_heads(
     held_out, act = _held_out(data, settings), settings.act
     max_new_tokens = settings.decoding.max_new_tokens or data.task.max_new_tokens
     made_from = search_inputs(lm, prompt.sha256, data, settings)
-    heads = heads_to_try(softmax_layers(lm), int(lm.config.num_attention_heads), act)
+    heads = heads_to_try(layers_to_calibrate(lm), int(lm.config.num_attention_heads), act)
     requests = _requests(lm, prompt, held_out)
     file = run.path / SEARCH
     run.restart("act", made_from, RecordFile(file), recorded=recorded(settings))

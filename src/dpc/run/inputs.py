@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dpc.methods.method import Method, Setup
+from dpc.model.blocks import softmax_blocks
 from dpc.model.lm import FrozenLM
 from dpc.prompt.asked import describe_asking
 from dpc.run.data import Data
@@ -27,7 +28,11 @@ def describe_model(lm: FrozenLM) -> dict[str, Any]:
     described = {"name": lm.name, "revision": lm.revision, "dtype": str(lm.dtype).removeprefix("torch.")}
     described |= {"quantized": lm.quantized} if lm.quantized else {}
     described |= {} if lm.adapter is None else {"adapter": lm.adapter.name, "adapter_sha256": lm.adapter.sha256}
-    return described | ({"trust_remote_code": True} if lm.trust_remote_code else {})
+    traced, hybrid = softmax_blocks(lm.model), {}
+    if len(traced) != lm.layers:
+        # Saliency is that of these; shallow and last layers are counted among them.
+        hybrid = {"layers": lm.layers, "softmax_layers": list(traced)}
+    return described | hybrid | ({"trust_remote_code": True} if lm.trust_remote_code else {})
 
 
 def recorded(settings: Settings) -> dict[str, Any]:

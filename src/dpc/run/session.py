@@ -13,6 +13,7 @@ from dpc.engine import Request, check_fits
 from dpc.errors import UserError
 from dpc.flow.flow_map import map_arrays, save_arrays
 from dpc.flow.measures import prompt_to_question, prompt_to_rationale
+from dpc.flow.shallow import name_layers, shallow_layers
 from dpc.methods.method import Method, Setup
 from dpc.methods.trace import Trace, Tracer
 from dpc.model.lm import FrozenLM
@@ -150,9 +151,21 @@ class TracedQuestion:
             "threshold": f"{self.decision.threshold:.4g}{note}",
             "corruption": self.decision.evidence.corruption or "",
             "saliency": f"{settings.head_reduction}, shallow layers from {settings.shallow_start:.4g} to "
-            f"{settings.shallow_stop:.4g} of the depth",
+            f"{settings.shallow_stop:.4g} of the depth{self.layers_read(', ')}",
             "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         }
+
+    def layers_read(self, before: str = "") -> str:
+        """``before`` and which layers were read, where some have no softmax attention; otherwise nothing."""
+        lm, settings = self.session.lm, self.session.settings.method
+        known = self.trace.look.saliency.layers
+        if len(known) == lm.layers:
+            return ""
+        shallow = name_layers(shallow_layers(known, settings.shallow_start, settings.shallow_stop))
+        return (
+            f"{before}counted among the {len(known)} of {lm.layers} layers with softmax attention: shallow {shallow}, "
+            f"last layer {known[-1]} (from 0)"
+        )
 
     def page(self) -> str:
         """The trace as a self-contained HTML page."""
@@ -171,6 +184,7 @@ class TracedQuestion:
             "model": self.session.lm.title,
             "asked": str(self.session.lm.asking),
             "prompt_sha256": self.session.prompt.sha256,
+            "layers": list(look.saliency.layers),
             "method": self.session.method.name,
             "settings": self.session.settings.method.model_copy(update={"gamma": again.gamma}).model_dump(),
             "answer": self.answer,

@@ -171,7 +171,7 @@ class BetweenPasses:
         """Influence takes a forward and a backward pass. The likelihood is there after decoding."""
         lm, passes = self._decoder.lm, int("influence" in self._procedure.trigger.asks)
         blocks = lm.layers
-        if self.local:
+        if decoded.trail is not None:
             tokens = len(decoded.generation.ids) / blocks
             return Cost(passes, passes, 0, 0.0, passes * tokens, passes * tokens)
         tokens = float(len(decoded.request.question) + len(decoded.generation.ids))
@@ -200,7 +200,8 @@ class BetweenPasses:
 
     def _influence(self, group: Sequence[Decoded]) -> list[Influence]:
         lm, reduction = self._decoder.lm, self._procedure.settings.head_reduction
-        if not self.local:
+        # Plain batches keep no trail, which some models are decoded in whatever the settings say.
+        if any(decoded.trail is None for decoded in group):
             found = self._saliency(group, softmax_layers(lm)[-1:])
             return [Influence(rationale_influence(s), rationale_influence(s, "before"), s.loss) for s in found]
         size = _JUDGED_TOGETHER * self._size

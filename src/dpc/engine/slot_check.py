@@ -144,7 +144,7 @@ def _compare_unpacked_passes(comparison: _Comparison, *, shared: bool) -> None:
     lm, length = comparison.lm, check_length(comparison.lm)
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(lm.vocab_size, (count,), generator=generator).tolist() for count in (_PROMPT, length, 17)]
-    vectors = lm.embed(torch.tensor(ids[0], device=lm.device))
+    vectors = lm.embed(torch.tensor(ids[0], device=lm.device)).flip(-1)
     long, short = comparison.alone(vectors, ids[1][_PROMPT:]), comparison.alone(vectors[:0], ids[2])
     slots, left = UnpackedSlotModel(lm, 4), length - 8
     prefix = comparison.prefix(vectors, long) if shared else PromptPrefix.uncomputed(vectors)

@@ -25,10 +25,7 @@ from dpc.model.position_mask import position_mask
 
 IMPLEMENTATION = "dpc_capture"
 # The end of every message about an architecture that cannot be used.
-SUPPORTED = (
-    "choose a model of another architecture "
-    "(Llama, Mistral, Qwen2, Qwen3, Gemma2, GPT-2, GPT-NeoX, Phi-3, OLMo2 and LFM2 work)"
-)
+SUPPORTED = "choose a model of another architecture; docs/models.md lists those that work"
 
 # Keywords that models pass to attention functions and that do not change the attention.
 _WITHOUT_EFFECT = frozenset(

@@ -12,6 +12,7 @@ from dpc.methods.method import Method
 from dpc.model.device import device_of
 from dpc.model.lm import FrozenLM
 from dpc.model.notices import notices
+from dpc.model.recurrent import keeps_states
 from dpc.records.directory import RunDirectory
 from dpc.run.act_search import heads_to_try
 from dpc.run.data import Data
@@ -42,6 +43,7 @@ from dpc.settings import Settings
 COUNTED = 500
 # Instances that figures show, at most.
 ANALYZED = 200
+_DRAFTS_OFF = "layers with convolution or recurrent states: decoding takes one token a pass, without drafts"
 # Share of the answers that calibrating one head changes.
 ASSUMED_CHANGED = 0.1
 # Until a calibration says how often the trigger fires.
@@ -124,7 +126,8 @@ def make_plan(prepared: Prepared, output: Path) -> Plan:
             recipe, standing
         )
     dtype = str(lm.dtype).removeprefix("torch.")
-    notes = (*_notes(recipe, shape, speed, stages), *notices(lm), *prepared.notes)
+    states = (_DRAFTS_OFF,) if keeps_states(lm.model) else ()
+    notes = (*_notes(recipe, shape, speed, stages), *states, *notices(lm), *prepared.notes)
     return Plan(recipe, output, shape, speed, dtype, tuple(stages), _asked(prepared), notes)
 
 

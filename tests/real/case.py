@@ -43,7 +43,7 @@ class Real:
     def case(self, first: int, new_tokens: int) -> Case:
         """The first questions, one at a time, as the tests of naive DPC take them."""
         batches = [[question] for question in self.questions[:first]]
-        return Case(self.lm, batches, self.vectors, shallow_layers(self.lm.layers), new_tokens)
+        return Case(self.lm, batches, self.vectors, shallow_layers(range(self.lm.layers)), new_tokens)
 
 
 def real_case(path: Path) -> Real:

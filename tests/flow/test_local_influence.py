@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from dpc.engine import Decoded, Decoder, Request
+from dpc.errors import UserError
+from dpc.flow.local_check import local_is_exact
 from dpc.flow.local_influence import local_influence
 from dpc.flow.measures import rationale_influence
 from dpc.flow.saliency import prompt_saliency
+from dpc.model.capture import read_call
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
@@ -72,3 +75,15 @@ def test_an_answer_without_a_trail_is_a_mistake_of_the_caller() -> None:
     lm = tiny_lm("llama")
     with pytest.raises(ValueError, match="trail=True"):
         local_influence(lm, decoded_for(lm, trail=False))
+
+
+def test_the_last_block_alone_is_enough_where_a_model_repeats_heads_before_its_attention() -> None:
+    lm = tiny_lm("jetmoe")
+    assert local_is_exact(lm)
+
+
+def test_heads_that_are_no_multiple_of_those_of_keys_are_refused_before_a_kernel_divides_by_zero() -> None:
+    module = tiny_lm("llama").model.model.layers[0].self_attn
+    query, key = torch.randn(1, 2, 3, 8), torch.randn(1, 4, 3, 8)
+    with pytest.raises(UserError, match="has 2 heads and 4 of keys"):
+        read_call(module, query, key, key, None, {"scaling": 1.0})

@@ -12,14 +12,15 @@ from transformers import PreTrainedModel
 
 from dpc.engine import Decoded, Request, Trail
 from dpc.errors import UserError
+from dpc.flow.block_walk import unchanged
 from dpc.flow.local_influence import Influence, local_influence
 from dpc.flow.measures import rationale_influence
 from dpc.flow.saliency import prompt_saliency
-from dpc.model.attention_call import AttentionCall
 from dpc.model.blocks import Forward, replaced_forward
 from dpc.model.capture import capture_attention
 from dpc.model.eager_check import check_length, pass_tolerance, require_equal, softmax_layers
 from dpc.model.lm import FrozenLM
+from dpc.model.recurrent import cache_arguments, full_cache
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.types import Generation
 
@@ -67,7 +68,7 @@ def _equals_whole_pass(lm: FrozenLM) -> bool:
 
 def _decoded(lm: FrozenLM, prompt: SoftPrompt, question: list[int], rationale: list[int]) -> Decoded:
     """An answer with its trail, from one pass of the model over prompt, question and rationale."""
-    last, kept = lm.layers - 1, {}
+    last, kept, cache = lm.layers - 1, {}, full_cache(lm.model)
 
     def around(layer: int, forward: Forward) -> Forward:
         def block(hidden_states: Float[Tensor, "1 row d"], *rest: Any, **keywords: Any) -> Any:
@@ -76,14 +77,12 @@ def _decoded(lm: FrozenLM, prompt: SoftPrompt, question: list[int], rationale: l
 
         return block if layer == last else forward
 
-    def visit(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
-        kept["keys"], kept["values"] = call.key, call.value
-        return output
-
     ids = torch.tensor([*question, *rationale[:-1]], device=lm.device)
     embedded = torch.cat([prompt.vectors.to(lm.device, lm.dtype), lm.embed(ids).to(lm.dtype)])[None]
-    with torch.no_grad(), capture_attention(lm.model, [last], visit), replaced_forward(lm.model, around):
-        lm.last_logits(embedded, 1)
+    with torch.no_grad(), capture_attention(lm.model, (), unchanged), replaced_forward(lm.model, around):
+        lm.last_logits(embedded, 1, cache_arguments(lm.model, cache))
     request = Request(question, prompt)
-    trail = Trail(kept["hidden"][0, len(request) - 1 :], kept["keys"][0], kept["values"][0])
+    # As the cache keeps them: JetMoE repeats the heads of keys and values before it calls its attention.
+    layer: Any = cache.layers[last]
+    trail = Trail(kept["hidden"][0, len(request) - 1 :], layer.keys[0], layer.values[0])
     return Decoded(request, Generation(tuple(rationale), "", "length"), 0, 0.0, 0, trail)

@@ -146,6 +146,10 @@ def read_call(
         raise UserError(f"{name} uses {', '.join(sorted(given))}, which cannot be reproduced exactly; {SUPPORTED}")
     if dropout:
         raise UserError(f"{name} drops attention at random (dropout {dropout}), expected none; call model.eval()")
+    heads, groups = query.shape[1], key.shape[1]
+    if heads % groups:
+        # Kernels on a CPU divide by the quotient, and end the process where it is zero.
+        raise UserError(f"{name} has {heads} heads and {groups} of keys, expected a multiple of these; {SUPPORTED}")
     length = key.shape[2]
     if length < query.shape[2]:
         raise UserError(f"{name} attends to {length} positions from {query.shape[2]}, expected no fewer; {SUPPORTED}")

@@ -220,7 +220,7 @@ WRONG = {
     "a name that ships": (SOURCE.replace('"attenuation"', '"dpc"'), "called dpc, as one that ships with dpc"),
     "a name that is none": (SOURCE.replace('"attenuation"', '"My method"'), "expected a name of a-z, 0-9 and _"),
     "a name of calibrations": (SOURCE.replace('"attenuation"', '"calibration_2"'), "not calibration"),
-    "the name of dpc's trigger": (SOURCE.replace('"doubt"', '"flow"'), "has the name of DPC's own trigger"),
+    "the name of dpc's trigger": (SOURCE.replace('"doubt"', '"flow"'), "has the name of one that ships with dpc"),
     "no corruption": (SOURCE.replace("    Corruption(", "    None and Corruption("), "expected trigger and corruption"),
 }
 

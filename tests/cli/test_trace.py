@@ -112,7 +112,10 @@ MISTAKES = {
     "a page that can't be written": (["--tau", "0", "--html", "/dev/null/page.html"], "cannot write"),
     "a page that is a folder": (["--tau", "0", "--html", "."], "--html .: is a folder"),
     "arrays over weights": (["--tau", "0", "--npz", WEIGHTS], "belongs to an adapter, a model or a run"),
-    "a method of one pass": (["--method", "prompt_tuning"], "expected a method with a trigger, such as dpc"),
+    "a method of one pass": (
+        ["--method", "prompt_tuning"],
+        "expected a method with trigger and corruption, such as dpc",
+    ),
     "an unknown method": (["--method", "dcp"], "did you mean dpc"),
 }
 

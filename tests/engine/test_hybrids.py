@@ -173,7 +173,9 @@ def test_slots_that_mix_up_states_are_refused(broken: Break, monkeypatch: pytest
 def test_plain_batches_are_advised_only_where_they_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     states_stay_behind(monkeypatch)
     monkeypatch.setattr(decoder, "plain_reproduces", lambda _: False)
-    with pytest.raises(UserError, match=r"^model 'tiny-lfm2': [^;]*; choose a model of another architecture[^;]*$"):
+    with pytest.raises(
+        UserError, match=r"^model 'tiny-lfm2': [^;]*; choose a model of another architecture; docs/models\.md[^;]*$"
+    ):
         Decoder(hybrid("lfm2"))
 
 

@@ -21,7 +21,9 @@ from tests.tiny_models import byte_tokenizer, tiny_lm
 
 
 def peft_model(kind: type[peft.PeftConfig] = peft.PromptTuningConfig, **options: object) -> peft.PeftModel:
-    return peft.get_peft_model(tiny_model(), kind(task_type="CAUSAL_LM", **options))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return peft.get_peft_model(tiny_model(), kind(task_type="CAUSAL_LM", **options))
 
 
 def test_a_wrapped_model_is_frozen_and_not_copied() -> None:

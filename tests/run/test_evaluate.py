@@ -99,7 +99,11 @@ def test_a_killed_evaluation_goes_on_and_equals_one_that_ran_through(
     assert len(killed.read()) == len(EXAMPLES)
 
 
-def test_answers_that_wait_to_be_written_are_kept_where_the_next_is_interrupted() -> None:
+def test_answers_that_wait_to_be_written_are_kept_where_the_next_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dpc.run.evaluate._MOMENT", 60.0)
+
     def answers() -> Iterator[Any]:
         yield from (0, 1)
         raise KeyboardInterrupt

@@ -352,3 +352,10 @@ def test_a_save_that_was_killed_half_way_is_never_read_as_a_prompt(
 def test_the_weights_file_holds_one_float32_tensor(saved: tuple[SoftPrompt, Path]) -> None:
     tensors = load_file(saved[1] / "adapter_model.safetensors")
     assert {name: tensor.dtype for name, tensor in tensors.items()} == {"prompt_embeddings": torch.float32}
+
+
+def test_a_prompt_of_a_model_without_attention_heads_is_saved_and_loaded(tmp_path: Path) -> None:
+    lm = tiny_lm("mamba2")
+    prompt = SoftPrompt.of(torch.randn(3, lm.hidden_size), lm.name)
+    save_adapter(prompt, lm, tmp_path, {})
+    assert torch.equal(load_adapter(lm, tmp_path).vectors, prompt.vectors)

@@ -221,3 +221,10 @@ def test_a_model_too_large_for_the_device_is_said(
     options = {"model": str(model), "task": "gsm8k", "data": str(rows)}
     plan = make_plan(prepare(draft_recipe(None, options, ["tuning.length=6"]), tmp_path), tmp_path)
     assert any("more than the 0.0 GiB here" in note for note in plan.notes)
+
+
+def test_a_plan_takes_the_widest_of_heads_that_differ_between_layers() -> None:
+    lm = tiny_lm("gemma4_text")
+    heads = {layer.head_dim for layer in lm.config.per_layer_config}
+    assert len(heads) > 1
+    assert Shape.of(lm).attention == lm.config.num_attention_heads * max(heads)

@@ -25,15 +25,19 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
     Raises ``UserError`` unless the model has exactly one list with one module per layer.
     """
     layers = int(model.config.get_text_config().num_hidden_layers)
-    decoder = model.get_decoder()
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
-    outer = [each for each in lists if not any(each is not other and _holds(other, each) for other in lists)]
+    # What a class calls its decoder may be its head (ModernBERT).
+    outer = _outer_lists(model.get_decoder(), layers) or _outer_lists(model, layers)
     if len(outer) != 1:
         raise UserError(
             f"{type(model).__name__}: {len(outer)} lists of {layers} modules, expected one list of decoder blocks; "
             "choose a model of another architecture"
         )
     return list(outer[0])
+
+
+def _outer_lists(root: nn.Module, length: int) -> list[nn.ModuleList]:
+    lists = [module for module in root.modules() if isinstance(module, nn.ModuleList) and len(module) == length]
+    return [each for each in lists if not any(each is not other and _holds(other, each) for other in lists)]
 
 
 def _holds(outer: nn.Module, inner: nn.Module) -> bool:

@@ -25,7 +25,7 @@ _ROBERTA = frozenset(
 # Nested configurations that describe the blocks of the one language model.
 _OF_BLOCKS = frozenset({"attn_config", "ffn_config"})
 # Attention that adds to a softmax, or takes from it, what its arguments do not say.
-_OWN_ATTENTION = frozenset({"ctrl", "granite_swa", "granitemoe_swa"})
+_OWN_ATTENTION = frozenset({"ctrl", "granite_swa", "granitemoe_swa", "inkling_text", "inkling2_text"})
 # Several attention modules in one layer.
 _SEVERAL = frozenset({"diffllama", "longcat_flash"})
 # No softmax attention at all, so that none is hidden.

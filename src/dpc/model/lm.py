@@ -166,8 +166,11 @@ class FrozenLM:
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text as it is, with the special tokens that the model expects at the start of a text."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
-        # Some tokenizers append the end token to every text, but the answer is still to come.
-        return ids[:-1] if ids and ids[-1] in self.end_ids else ids
+        if not ids or ids[-1] not in self.end_ids:
+            return ids
+        # Some tokenizers append the end token to every text, but the answer is still to come. The text's own stays.
+        own = self.encode_continuation(text)
+        return ids if own and ids[-len(own) :] == own else ids[:-1]
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of a text that follows a question, without special tokens."""

@@ -49,7 +49,7 @@ from dpc.model.gguf_file import (
 from dpc.model.layer_adapter import apply_adapter, find_layer_adapter
 from dpc.model.lm import FrozenLM, with_end
 from dpc.model.peft_adapter import PeftAdapter
-from dpc.model.quantized import make_exact, quantization, refuse_quantized
+from dpc.model.quantized import check_quantize, make_exact, quantization, refuse_quantized
 
 EMBEDDED = "zoo"
 
@@ -81,6 +81,7 @@ def load_lm(
     """
     place = device_of(device)
     check_dtype(dtype)
+    check_quantize(name, quantize)
     found = None if adapter is None else find_layer_adapter(adapter)
     with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)
@@ -140,6 +141,7 @@ def load_outline(
     """
     place = device_of(device)
     check_dtype(dtype)
+    check_quantize(name, quantize)
     found = None if adapter is None else find_layer_adapter(adapter)
     with _loading(name), hub_or_cache(model_repository(name, revision)), _source(name, revision) as (path, gguf):
         config, tokenizer = _config_and_tokenizer(name, path, gguf, revision, trust_remote_code)

@@ -25,21 +25,25 @@ _NEIGHBOURS = (
 )
 
 
+def check_quantize(name: str, quantize: str | None) -> None:
+    """Raise ``UserError`` for a way that is none or not exact, or where the model ``name`` is quantized already."""
+    if quantize is not None and quantize not in QUANTIZE:
+        raise UserError(f"--quantize {quantize}: expected 4bit")
+    if quantize == "8bit":
+        raise UserError(f"--quantize 8bit: {_NEIGHBOURS}; use --quantize 4bit, or a 16-bit --dtype")
+    if quantize and name.lower().endswith(SUFFIX):
+        raise UserError(f"--quantize {quantize}: --model {name} is a GGUF file, quantized already; leave it out")
+
+
 def refuse_quantized(name: str, config: PreTrainedConfig, quantize: str | None, dtype: Dtype) -> None:
     """Check how the weights are stored, and how they are to be quantized on loading (``quantize``: one of QUANTIZE).
 
     Raises ``UserError`` for 8 bits, or if bitsandbytes is needed and not installed. Checkpoints quantized by other
     methods are refused by ``dpc.model.features``.
     """
-    if quantize is not None and quantize not in QUANTIZE:
-        raise UserError(f"--quantize {quantize}: expected 4bit")
-    if quantize == "8bit":
-        raise UserError(f"--quantize 8bit: {_NEIGHBOURS}; use --quantize 4bit, or a 16-bit --dtype")
     stored = getattr(config, "quantization_config", None) or getattr(
         config.get_text_config(decoder=True), "quantization_config", None
     )
-    if quantize and name.lower().endswith(SUFFIX):
-        raise UserError(f"--quantize {quantize}: --model {name} is a GGUF file, quantized already; leave it out")
     if quantize and dtype == torch.float64:
         raise UserError(f"--quantize {quantize}: 4 bits compute in float32, bfloat16 or float16, not float64")
     if stored:

@@ -198,7 +198,8 @@ def _peft_config(lm: FrozenLM, length: int) -> dict[str, Any]:
         num_virtual_tokens=length,
         token_dim=lm.hidden_size,
         num_transformer_submodules=1,
-        num_attention_heads=lm.config.num_attention_heads,
+        # A state space model states none. PEFT looks at it for prefix tuning alone.
+        num_attention_heads=getattr(lm.config, "num_attention_heads", None),
         num_layers=lm.layers,
         # The vectors come from the file. With "TEXT", PEFT would load a tokenizer to initialize them.
         prompt_tuning_init="RANDOM",

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from dpc.model.blocks import softmax_blocks
 from dpc.model.lm import FrozenLM
@@ -24,6 +26,14 @@ KEPT_HIDDEN, KEPT_WIDE = 12, 4
 FLOAT32 = 4
 # Rows of the largest matrix that is multiplied to measure a device, and seconds that are enough for it.
 LARGEST_PRODUCT, WORTH_TIMING = 4096, 0.005
+
+
+def _largest(config: PreTrainedConfig, name: str) -> Any:
+    """A field of a configuration; the largest over its layers where these have their own (Gemma 4). None without it."""
+    # A field that differs between layers raises an error where it is read from the whole configuration.
+    layers = getattr(config, "per_layer_config", None)
+    each = [config] if layers is None else list(layers)
+    return max((value for layer in each if (value := getattr(layer, name, None))), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +68,15 @@ class Shape:
         tied = lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight
         softmax = len(softmax_blocks(lm.model))
         heads = int(getattr(config, "num_attention_heads", 0) or 0)
-        head = int(getattr(config, "head_dim", None) or lm.hidden_size // max(heads, 1))
-        shared = int(getattr(config, "num_key_value_heads", None) or heads)
+        head = int(_largest(config, "head_dim") or lm.hidden_size // max(heads, 1))
+        shared = int(_largest(config, "num_key_value_heads") or heads)
         return cls(
             parameters=parameters,
             multiplied=parameters - looked_up + tied * lm.vocab_size * lm.hidden_size,
             layers=lm.layers,
             softmax=softmax,
             hidden=lm.hidden_size,
-            wide=int(getattr(config, "intermediate_size", None) or 4 * lm.hidden_size),
+            wide=int(_largest(config, "intermediate_size") or 4 * lm.hidden_size),
             heads=heads,
             attention=heads * head,
             vocabulary=lm.vocab_size,

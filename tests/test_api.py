@@ -30,6 +30,8 @@ from dpc.types import Example
 from tests.tiny_models import byte_tokenizer, tiny_lm
 from tests.tiny_rows import toy_examples, toy_task, write_zoo_rows
 
+pytestmark = pytest.mark.xdist_group("api")
+
 PENS = "Tom has 8 pens. In January Tom buys 5 pens. How many pens does Tom have now?"
 CUPS = "Ann has 2 cups. Ann finds 4 cups. How many cups does Ann have now?"
 SMALL = {"tuning.steps": 4, "tuning.length": 6, "tuning.evaluate_every": 4, "tuning.dev_limit": 4}

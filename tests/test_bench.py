@@ -44,6 +44,7 @@ def allocate(parameters: dict[str, Any]) -> Any:
     return lambda: torch.ones(parameters["bytes"] // 4).sum()
 
 
+@pytest.mark.slow
 def test_peak_memory_includes_memory_that_a_run_frees_again() -> None:
     size = 2**26
     alone = run_alone("tests.test_bench:allocate", {"bytes": size})

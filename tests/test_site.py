@@ -19,6 +19,8 @@ from tests.paths import ROOT
 from tests.test_house import MODULES
 from tracked import tracked_files
 
+pytestmark = pytest.mark.xdist_group("site")
+
 # Programs, and the recipe of the embedded model: users run them.
 NOT_IN_THE_REFERENCE = {"api", "cli", "zoo", "__main__"}
 

@@ -21,6 +21,7 @@ def kinds(cells: list[nbformat.NotebookNode]) -> list[list[list[str]]]:
     return [[sorted(output.get("data", [output.get("name")])) for output in cell.outputs] for cell in cells]
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_gives_outputs_of_the_kinds_that_are_kept() -> None:
     executed = tutorial.execute(nbformat.read(tutorial.NOTEBOOK, as_version=4))
     assert kinds([cell for cell in executed.cells if cell.cell_type == "code"]) == kinds(CODE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
@@ -16,8 +17,15 @@ __all__ = ["ARCHITECTURES", "CONTEXT", "EOS", "HEADS", "HIDDEN", "KV_HEADS", "PA
 __all__ += ["byte_tokenizer", "tiny_config", "tiny_lm"]
 
 # Those that the tests of single parts run on; tests/architectures compares every other one as a whole.
+# Of several tests for every architecture, the default run keeps these.
+_BY_DEFAULT = ("llama", "gemma2", "gpt2", "gpt_oss")
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi3", "olmo2")
 EOS, PAD = "<eos>", "<pad>"
+
+
+def few_by_default(*names: str) -> list[Any]:
+    """Parameters of a test: all architectures are slow but a few."""
+    return [name if name in _BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -31,6 +31,8 @@ from dpc.prompt.soft_prompt import init_prompt, load_adapter, save_adapter
 from dpc.records.directory import RecordFile, RunDirectory
 from dpc.tasks import get_task
 
+pytestmark = pytest.mark.xdist_group("analyze")
+
 ROWS, DRAWN = 24, 12
 MAPS = ("2b", "3", "6")
 

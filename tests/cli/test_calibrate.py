@@ -11,6 +11,8 @@ from dpc.cli import run_command
 from dpc.files import write_json
 from tests.cli.commands import uncalibrated
 
+pytestmark = pytest.mark.xdist_group("calibrate")
+
 
 def test_a_dev_split_where_every_answer_is_wrong_gives_a_threshold_and_says_so(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

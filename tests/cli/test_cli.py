@@ -17,6 +17,8 @@ from dpc.stats import mcnemar_exact, wilson
 from tests.cli.commands import SMALL, answers, dpc, uncalibrated
 from tests.paths import PACKAGE
 
+pytestmark = pytest.mark.xdist_group("cli")
+
 
 def test_a_run_is_a_directory_with_everything_in_it(run: Path) -> None:
     stages = json.loads((run / "run.json").read_text())["stages"]
@@ -52,7 +54,10 @@ def test_the_same_command_again_computes_nothing_again(run: Path, rows: Path) ->
     assert {p: p.read_bytes() for p in (run / "records").iterdir()} == before
 
 
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     run: Path, rows: Path, tmp_path: Path, stop: signal.Signals, code: int
 ) -> None:

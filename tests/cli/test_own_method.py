@@ -18,6 +18,8 @@ from dpc.records.directory import RecordFile
 from dpc.tasks import get_task
 from tests.cli.commands import SMALL, uncalibrated
 
+pytestmark = pytest.mark.xdist_group("own_method")
+
 SOURCE = '''
 """Answers that the model itself doubts are given again, with half of the key token."""
 

@@ -19,6 +19,8 @@ from dpc.run.reporter import Progress
 from dpc.tasks.equality import Worker
 from tests.cli.commands import SMALL, dpc, uncalibrated
 
+pytestmark = pytest.mark.xdist_group("signals")
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 GO_ON = "what was computed is kept: give the same command again to go on"
 

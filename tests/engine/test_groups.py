@@ -76,8 +76,14 @@ def some_requests(lm: FrozenLM, count: int = 6) -> list[Request]:
     return requests_for(lm, count, [soft_prompt(lm), None, soft_prompt(lm, 3, seed=1)], longest=20)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
-@pytest.mark.parametrize("beams", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("architecture", "beams"),
+    [
+        ("llama", 2),
+        ("gemma2", 3),
+        *(pytest.param(a, b, marks=pytest.mark.slow) for a in ("llama", "gemma2", "gpt2") for b in (1, 2, 3)),
+    ],
+)
 def test_beam_search_finds_what_the_plain_version_finds(architecture: str, beams: int) -> None:
     lm = lm_with_many_ends(architecture)
     requests = some_requests(lm)
@@ -87,7 +93,7 @@ def test_beam_search_finds_what_the_plain_version_finds(architecture: str, beams
         assert found.generations[0].ids == expected.ids
 
 
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize("beams", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_beam_search_is_never_less_likely_than_greedy_decoding(beams: int) -> None:
     lm = lm_with_many_ends("qwen3")
     requests = some_requests(lm, 20)

@@ -224,3 +224,16 @@ def test_likelihoods_and_beginnings_are_the_same_with_and_without_slots() -> Non
         assert in_slots.likelihood is not None
         assert plain.likelihood is not None
         torch.testing.assert_close(in_slots.likelihood.log_probs, plain.likelihood.log_probs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_zamba2_writes_what_generate_writes_though_its_full_pass_differs() -> None:
+    lm = hybrid("zamba2")
+    for request in requests_for(lm):
+        plain = Request(request.question, tag=request.tag)
+        ids = torch.tensor([list(plain.question)])
+        mask = torch.ones_like(ids)
+        options = {"do_sample": False, "eos_token_id": list(lm.end_ids), "pad_token_id": 1}
+        whole = lm.model.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, **options)
+        written = [token for token in whole[0, ids.shape[1] :].tolist() if token not in lm.end_ids]
+        assert list(Decoder(lm).all([plain], NEW_TOKENS)[0].ids) == written

@@ -15,7 +15,7 @@ from dpc.engine.slot_model import SlotModel
 from dpc.engine.slots import SlotDecoder
 from dpc.settings import DecodingSettings
 from tests.engine.test_slots import alone, lm_with_many_ends, requests_for, soft_prompt
-from tests.tiny_models import ARCHITECTURES
+from tests.tiny_models import ARCHITECTURES, few_by_default
 
 Shapes = list[tuple[int, int, int]]
 
@@ -35,7 +35,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> Shapes:
     return taken
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
+@pytest.mark.parametrize("architecture", few_by_default(*ARCHITECTURES, "gpt_oss"))
 def test_answers_are_the_same_under_both_policies(architecture: str, shapes: Shapes) -> None:
     lm = lm_with_many_ends(architecture)
     requests = requests_for(lm, 12, [soft_prompt(lm), None, soft_prompt(lm, 3, seed=1)])

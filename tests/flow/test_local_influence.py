@@ -16,7 +16,7 @@ from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
 from dpc.types import HeadReduction
-from tests.tiny_models import ARCHITECTURES, tiny_lm
+from tests.tiny_models import ARCHITECTURES, few_by_default, tiny_lm
 
 
 def decoded_for(lm: FrozenLM, trail: bool = True) -> list[Decoded]:
@@ -32,7 +32,7 @@ def decoded_for(lm: FrozenLM, trail: bool = True) -> list[Decoded]:
 
 
 @pytest.mark.parametrize("head_reduction", ["abs_of_sum", "sum_of_abs"])
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_oss"])
+@pytest.mark.parametrize("architecture", few_by_default(*ARCHITECTURES, "gpt_oss"))
 def test_equals_the_last_layer_of_the_whole_saliency(architecture: str, head_reduction: HeadReduction) -> None:
     lm = tiny_lm(architecture)
     decoded = decoded_for(lm)

@@ -18,6 +18,8 @@ from dpc.prompt.soft_prompt import init_prompt, load_adapter, save_adapter
 from dpc.records.directory import RunDirectory
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.xdist_group("new_method")
+
 PAGE = (ROOT / "docs" / "new-method.md").read_text("utf-8")
 FILE = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[0]
 COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[0].splitlines()

@@ -12,7 +12,7 @@ from dpc.engine.plain import greedy
 from dpc.model.lm import FrozenLM
 from dpc.prompt.soft_prompt import SoftPrompt
 from dpc.settings import DecodingSettings
-from tests.tiny_models import ARCHITECTURES, tiny_lm
+from tests.tiny_models import ARCHITECTURES, few_by_default, tiny_lm
 
 # Tokens that end an answer count as one: which of them was written is not kept.
 ENDS, NEW_TOKENS = [7, 9], 40
@@ -48,7 +48,7 @@ def first_difference(lm: FrozenLM, request: Request, one: tuple[int, ...], other
     return float((a - b).abs() / logits.abs().max())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", few_by_default(*ARCHITECTURES))
 def test_answers_with_drafts_part_from_plain_ones_only_where_two_tokens_tie(architecture: str) -> None:
     lm = sixteen_bit_lm(architecture)
     requests = requests_for(lm, 24)

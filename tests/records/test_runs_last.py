@@ -23,6 +23,8 @@ from dpc.records.results import read_results
 from dpc.records.seeds import parse_seeds
 from tests.tiny_rows import TEST, write_model, write_rows
 
+pytestmark = pytest.mark.xdist_group("runs_last")
+
 # Answers of a few tokens, a prompt of a few updates: a whole run in a second.
 SMALL = [
     *("--set", "tuning.steps=4", "--set", "tuning.length=4", "--set", "tuning.evaluate_every=2"),

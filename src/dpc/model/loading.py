@@ -67,7 +67,6 @@ def load_lm(
     """Load a causal language model: ``zoo`` (in the package), a hub id, a local folder, or a GGUF file.
 
     A GGUF file is written FILE.gguf or ORG/REPO:FILE.gguf. transformers unpacks its weights.
-
     dtype: name of a torch type, or ``auto`` (see ``dtype_for``).
     device: name of a torch device, or ``auto``. revision: branch, tag or commit on the hub, its main branch if None.
     trust_remote_code: run Python code that comes with the model. Without it, no code of the model runs.

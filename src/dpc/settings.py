@@ -129,7 +129,7 @@ class MethodSettings(_Group):
         True,
         description="random_corruption draws among all tokens; false: among all but the key token, which is traced",
     )
-    beams: int = Field(2, ge=1, le=64, description="hypotheses that beam search keeps; 4 gave the answers of 2 on dev")
+    beams: int = Field(2, ge=1, le=64, description="hypotheses that beam search keeps")
     seed: int = Field(
         0, ge=0, lt=2**63, description="of what random_corruption and random_trigger draw; no other method looks at it"
     )

@@ -72,7 +72,7 @@ def test_slots_write_what_each_instance_writes_alone(architecture: str) -> None:
 
 def test_slots_serve_hundreds_of_instances_of_very_different_lengths() -> None:
     lm = lm_with_many_ends("llama")
-    requests = requests_for(lm, 200, [soft_prompt(lm), soft_prompt(lm, 9, seed=1)], longest=150)
+    requests = requests_for(lm, 300, [soft_prompt(lm), soft_prompt(lm, 9, seed=1)], longest=150)
     slots = Decoder(lm, DecodingSettings(batch_size=16)).all(requests, 60)
     assert slots == Decoder(lm, DecodingSettings(batch_size=16, slots=False)).all(requests, 60)
     assert slots[:40] == alone(lm, requests[:40], 60)

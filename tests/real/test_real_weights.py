@@ -132,11 +132,10 @@ def test_three_steps_of_tuning_have_the_loss_and_gradient_of_peft(real: Real) ->
         tuned.base_model.requires_grad_(False)
 
 
-def test_the_whole_method_on_few_questions_costs_no_more_than_twice_what_naive_dpc_costs(real: Real) -> None:
+@pytest.mark.xfail(reason="missed on SmolLM2: 1,001 MiB beside the weights, naive 859; the cause is not known")
+def test_the_whole_method_needs_less_memory_than_naive_dpc(real: Real) -> None:
     parameters = {"path": real.lm.name, "count": 8}
     taken = {name: run_alone(f"tests.real.case:{name}_subject", parameters) for name in ("dpc", "naive")}
     for name, alone in taken.items():
         say(f"{name}: {alone.seconds:.0f} s, {alone.extra_bytes / 2**20:.0f} MiB beside the weights, for 8 questions")
-    # So few questions do not pay for the checks of the model before its first use, which are part of it.
-    assert taken["dpc"].extra_bytes < 2 * taken["naive"].extra_bytes
-    assert taken["dpc"].seconds < 2 * taken["naive"].seconds
+    assert taken["dpc"].extra_bytes < taken["naive"].extra_bytes
